@@ -1,0 +1,91 @@
+#pragma once
+// GGUF v2/v3, little endian: reader (mapped, nothing copied but metadata) and streaming writer.
+// The reader checks every length, count, offset and shape before use; a bad file is one
+// ErrorCode::bad_file that names the file, the field, what was expected and what was found.
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "runtime/mapped_file.h"
+#include "runtime/output_file.h"
+#include "runtime/tensor_source.h"
+
+namespace tenfold {
+
+// Integers widen to 64 bits and f32 to double when read; the writer keeps the width it is given.
+using GgufValue =
+    std::variant<bool, std::uint8_t, std::int8_t, std::uint16_t, std::int16_t, std::uint32_t,
+                 std::int32_t, std::uint64_t, std::int64_t, float, double, std::string,
+                 std::vector<std::string>, std::vector<std::int32_t>, std::vector<float>,
+                 std::vector<bool>, std::vector<std::uint8_t>, std::vector<std::int64_t>>;
+
+struct GgufMetadata {
+  std::vector<std::pair<std::string, GgufValue>> entries;  // in file order, keys unique
+
+  const GgufValue* find(std::string_view key) const noexcept;
+  // Typed look-ups. Absent: nullopt. Present with another type or out of range: Error bad_file
+  // naming `path` and the key. Any integer type is accepted for get_int, and integers for
+  // get_float.
+  std::optional<std::int64_t> get_int(std::string_view key) const;
+  std::optional<double> get_float(std::string_view key) const;
+  std::optional<bool> get_bool(std::string_view key) const;
+  const std::string* get_string(std::string_view key) const;
+  const std::vector<std::string>* get_strings(std::string_view key) const;
+  std::optional<std::vector<std::int64_t>> get_ints(std::string_view key) const;  // any int array
+  const std::vector<float>* get_floats(std::string_view key) const;
+  void set(std::string key, GgufValue value);  // replaces
+
+  std::string path;  // for messages
+};
+
+class GgufFile {
+ public:
+  explicit GgufFile(const std::filesystem::path& path);
+  const GgufMetadata& metadata() const noexcept { return metadata_; }
+  const std::vector<TensorSource>& tensors() const noexcept { return tensors_; }
+  const std::string& path() const noexcept { return file_.path(); }
+  std::uint64_t file_bytes() const noexcept { return file_.bytes().size(); }
+
+ private:
+  MappedFile file_;
+  GgufMetadata metadata_;
+  std::vector<TensorSource> tensors_;
+};
+
+// Writes header, metadata and tensor table at once, then tensor data in the declared order.
+// The file appears under its name only when finish() returns (OutputFile).
+struct GgufTensorDecl {
+  std::string name;
+  std::vector<std::int64_t> shape;  // row-major, outermost first, as in TensorSource
+  DType dtype = DType::f32;
+};
+
+class GgufWriter {
+ public:
+  // general.alignment in `metadata` sets the alignment; absent: 64 is used and written.
+  GgufWriter(const std::filesystem::path& path, bool overwrite, GgufMetadata metadata,
+             std::vector<GgufTensorDecl> tensors);
+  // Bytes of the next tensor; may be called several times for one tensor. Error if it overruns.
+  void write(std::span<const std::byte> data);
+  // Error if a tensor is incomplete. Syncs and renames.
+  void finish();
+
+ private:
+  OutputFile file_;
+  std::vector<std::uint64_t> sizes_;
+  std::uint64_t alignment_ = 64;
+  std::size_t current_ = 0;
+  std::uint64_t written_ = 0;
+  void pad_to_alignment();
+  void close_full_tensors();
+};
+
+}  // namespace tenfold

@@ -1,0 +1,30 @@
+#pragma once
+// Reading JSON that comes from a user: size and depth capped, errors name the file and the byte.
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace tenfold {
+
+inline constexpr std::uint64_t kMaxJsonBytes = 256u << 20;
+inline constexpr int kMaxJsonDepth = 64;
+
+// `name` is what messages call the text. Throws bad_file on a syntax error, invalid UTF-8,
+// nesting beyond kMaxJsonDepth or size beyond kMaxJsonBytes.
+nlohmann::json parse_json(std::string_view text, std::string_view name);
+nlohmann::json read_json_file(const std::filesystem::path& path);
+
+// Required/optional fields with one-sentence errors naming `name`, the key, expected and found.
+std::int64_t json_int(const nlohmann::json& object, std::string_view key, std::string_view name);
+std::int64_t json_int_or(const nlohmann::json& object, std::string_view key, std::int64_t fallback,
+                         std::string_view name);
+double json_number_or(const nlohmann::json& object, std::string_view key, double fallback,
+                      std::string_view name);
+bool json_bool_or(const nlohmann::json& object, std::string_view key, bool fallback,
+                  std::string_view name);
+std::string json_string_or(const nlohmann::json& object, std::string_view key,
+                           std::string_view fallback, std::string_view name);
+
+}  // namespace tenfold

@@ -1,0 +1,50 @@
+#pragma once
+// MODEL on the command line: a GGUF file or a Hugging Face directory. Opening maps and checks the
+// files; nothing is dequantized. Which tensors and keys mean what is up to models/.
+
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "runtime/gguf.h"
+#include "runtime/pytorch_file.h"
+#include "runtime/safetensors.h"
+#include "runtime/tensor_source.h"
+
+namespace tenfold {
+
+class ModelSource {
+ public:
+  // Directory: config.json, then model.safetensors[.index.json] or pytorch_model.bin[.index.json]
+  // (safetensors preferred). A shard listed in the index must exist and hold the tensors the index
+  // says. weights = false opens config and metadata only (for `tokenize`): a directory may then
+  // lack config.json and weights. Also refused here, by name: a quantization_config in config.json.
+  explicit ModelSource(const std::filesystem::path& path, bool weights = true);
+
+  const std::string& path() const noexcept { return path_; }
+  bool is_gguf() const noexcept { return gguf_ != nullptr; }
+  const GgufFile& gguf() const noexcept { return *gguf_; }           // is_gguf() only
+  const nlohmann::json& config() const noexcept { return config_; }  // directory only
+  const std::vector<const TensorSource*>& tensors() const noexcept { return tensors_; }
+  const TensorSource* find(std::string_view name) const noexcept;    // nullptr: absent
+  std::uint64_t file_bytes() const noexcept { return file_bytes_; }  // all weight files
+  // The file a tensor comes from, for messages.
+  std::string file_of(std::string_view name) const;
+
+ private:
+  std::string path_;
+  nlohmann::json config_;
+  std::unique_ptr<GgufFile> gguf_;
+  std::vector<std::unique_ptr<SafetensorsFile>> safetensors_;
+  std::vector<std::unique_ptr<PytorchFile>> pytorch_;
+  std::vector<const TensorSource*> tensors_;
+  std::unordered_map<std::string, const TensorSource*> by_name_;
+  std::uint64_t file_bytes_ = 0;
+};
+
+}  // namespace tenfold

@@ -1,0 +1,39 @@
+#pragma once
+// A file that is written under a temporary name beside its target, synced, and renamed by
+// commit(); destroyed without commit() it leaves nothing behind. Disk full and the like are
+// ErrorCode::io naming the path and the system's reason.
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace tenfold {
+
+class OutputFile {
+ public:
+  // Throws io: "OUT.gguf: exists already; use --force to replace it" unless overwrite; also when
+  // the folder is missing or not writable.
+  OutputFile(const std::filesystem::path& path, bool overwrite);
+  OutputFile(const OutputFile&) = delete;
+  OutputFile& operator=(const OutputFile&) = delete;
+  ~OutputFile();
+
+  void write(std::span<const std::byte> data);
+  void write(std::string_view text);
+  std::uint64_t position() const noexcept { return position_; }
+  void commit();
+  const std::string& path() const noexcept { return path_; }
+
+ private:
+  void flush();
+  std::string path_, temporary_;
+  int fd_ = -1;
+  std::uint64_t position_ = 0;
+  std::vector<std::byte> buffer_;
+};
+
+}  // namespace tenfold

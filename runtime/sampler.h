@@ -1,0 +1,65 @@
+#pragma once
+// Logits -> one token. Order: logit bias, repeat/presence/frequency penalties over the last
+// `penalty_last` tokens, then temperature 0 = argmax (lowest id wins a tie), else top-k, top-p,
+// min-p, temperature, draw. Same seed and logits -> same token on every machine: no
+// std::*_distribution (their output is not specified).
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace tenfold {
+
+struct SamplerOptions {
+  float temperature = 0.8f;  // >= 0; 0 is greedy
+  int top_k = 40;            // 0: off
+  float top_p = 0.95f;       // (0, 1]; 1: off
+  float min_p = 0.05f;       // [0, 1); 0: off
+  float repeat_penalty =
+      1.0f;  // > 0; 1: off. As llama.cpp: divides positive, multiplies negative logits
+  float presence_penalty = 0.0f;   // [-2, 2]
+  float frequency_penalty = 0.0f;  // [-2, 2]
+  int penalty_last = 64;
+  std::vector<std::pair<std::int32_t, float>> logit_bias;
+  std::uint64_t seed = 0;
+};
+
+// Throws bad_request naming the option, its range and the value.
+void validate(const SamplerOptions& options, std::int64_t vocab_size);
+
+class Sampler {
+ public:
+  explicit Sampler(SamplerOptions options);
+  // logits: [vocab]. NaN logits are an Error (device): the model is broken, not the sampler.
+  std::int32_t sample(std::span<const float> logits);
+  void accept(std::int32_t token);  // prompt and generated tokens, for the penalties
+  void reset_history();
+
+ private:
+  SamplerOptions options_;
+  std::array<std::uint64_t, 4> rng_;
+  std::vector<std::int32_t> history_;
+  std::vector<std::pair<float, std::int32_t>> candidates_;
+};
+
+// Finds stop strings in streamed text: text that could begin a stop string is held back.
+class StopMatcher {
+ public:
+  explicit StopMatcher(std::vector<std::string> stops) : stops_(std::move(stops)) {}
+  struct Result {
+    std::string text;  // safe to show now
+    bool stopped;      // a stop string was completed; text ends before it
+  };
+  Result push(std::string_view piece);
+  std::string finish();  // what was held back
+
+ private:
+  std::vector<std::string> stops_;
+  std::string held_;
+};
+
+}  // namespace tenfold
