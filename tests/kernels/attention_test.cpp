@@ -116,7 +116,7 @@ TEST_P(AttentionTest, MatchesDoubleAndIgnoresChunking) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Isa, AttentionTest, ::testing::ValuesIn(all_kernels()),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& test) { return test.param.name; });
 
 }  // namespace
 }  // namespace tenfold

@@ -120,7 +120,7 @@ TEST_P(ElementwiseTest, LogSumExp) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Isa, ElementwiseTest, ::testing::ValuesIn(all_kernels()),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& test) { return test.param.name; });
 
 TEST(Half, RoundTripsEveryFiniteValue) {
   for (std::uint32_t h = 0; h < 0x10000u; ++h) {

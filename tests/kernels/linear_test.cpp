@@ -144,7 +144,7 @@ TEST_P(LinearTest, RowRangesAreIndependent) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Isa, LinearTest, ::testing::ValuesIn(all_kernels()),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& test) { return test.param.name; });
 
 }  // namespace
 }  // namespace tenfold
