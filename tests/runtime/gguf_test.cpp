@@ -249,7 +249,7 @@ TEST(Gguf, RefusesBadAlignment) {
   EXPECT_THAT(message_for(B().header(0, 1).key("general.alignment", B::str).text("32").bytes()),
               HasSubstr("expected an integer"));
   EXPECT_THAT(message_for(B().header(0, 1).key("general.alignment", B::i32).put(-32).bytes()),
-              HasSubstr("general.alignment is 18446744073709551584"));
+              HasSubstr("general.alignment is -32, expected a power of two"));
 }
 
 std::string one_tensor(const std::vector<std::uint64_t>& extents, std::uint32_t type,
@@ -306,6 +306,21 @@ TEST(Gguf, RefusesOverlapAndTwoOfAName) {
   EXPECT_THAT(message_for(two("t", 0, 64)), HasSubstr("tensor \"t\" appears twice"));
   const Exact fine(two("u", 64, 0));
   EXPECT_EQ(parse_gguf(fine.bytes(), "f").tensors.size(), 2u);
+}
+
+TEST(Gguf, DoesNotBelieveTheSizeOfASparseFile) {
+  constexpr std::uint64_t kClaimed = std::uint64_t{1} << 33;
+  const ScratchFolder folder;
+  const auto path = folder.write(
+      "big.gguf", B().header(0, 1).key("k", B::array).array_of(B::u8, kClaimed).bytes());
+  std::filesystem::resize_file(path, 2 * kClaimed);
+  EXPECT_THAT(expect_error(ErrorCode::bad_file, [&] { GgufFile file(path); }),
+              HasSubstr("8589934592 array elements cannot fit"));
+  std::filesystem::remove(path);
+  folder.write("big.gguf", B().header(0, 1).key("k", B::str).put(kClaimed).bytes());
+  std::filesystem::resize_file(path, 2 * kClaimed);
+  EXPECT_THAT(expect_error(ErrorCode::bad_file, [&] { GgufFile file(path); }),
+              HasSubstr("before the first GiB, which holds all metadata, ends"));
 }
 
 // Small entries must not grow: parsed metadata stays below twice the file and a few MiB.

@@ -10,7 +10,8 @@
 
 #ifdef TENFOLD_TEST_ASAN
 
-#include <sanitizer/allocator_interface.h>
+// <sanitizer/allocator_interface.h> does not come with g++.
+extern "C" std::size_t __sanitizer_get_current_allocated_bytes();
 
 namespace tenfold::testing {
 
