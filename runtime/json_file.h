@@ -1,5 +1,6 @@
 #pragma once
-// Reading JSON that comes from a user: size and depth capped, errors name the file and the byte.
+// Reading JSON that comes from a user: size, depth and number of values capped (a value takes up to
+// about 100 bytes of memory), errors name the file and the byte.
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -10,13 +11,15 @@ namespace tenfold {
 
 inline constexpr std::uint64_t kMaxJsonBytes = 256u << 20;
 inline constexpr int kMaxJsonDepth = 64;
+inline constexpr std::uint64_t kMaxJsonValues = 4u << 20;
 
 // `name` is what messages call the text. Throws bad_file on a syntax error, invalid UTF-8,
-// nesting beyond kMaxJsonDepth or size beyond kMaxJsonBytes.
+// nesting beyond kMaxJsonDepth, a key that an object has twice, and beyond the other limits.
 nlohmann::json parse_json(std::string_view text, std::string_view name);
 nlohmann::json read_json_file(const std::filesystem::path& path);
 
 // Required/optional fields with one-sentence errors naming `name`, the key, expected and found.
+// null counts as absent.
 std::int64_t json_int(const nlohmann::json& object, std::string_view key, std::string_view name);
 std::int64_t json_int_or(const nlohmann::json& object, std::string_view key, std::int64_t fallback,
                          std::string_view name);

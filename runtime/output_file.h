@@ -1,7 +1,8 @@
 #pragma once
 // A file that is written under a temporary name beside its target, synced, and renamed by
 // commit(); destroyed without commit() it leaves nothing behind. Disk full and the like are
-// ErrorCode::io naming the path and the system's reason.
+// ErrorCode::io naming the path and the system's reason. After an Error, only destroy it.
+// A target that is a symbolic link is replaced itself, as mv does.
 
 #include <cstddef>
 #include <cstdint>
@@ -16,7 +17,7 @@ namespace tenfold {
 class OutputFile {
  public:
   // Throws io: "OUT.gguf: exists already; use --force to replace it" unless overwrite; also when
-  // the folder is missing or not writable.
+  // the folder is missing or not writable, or the target is no regular file (/dev/null, a folder).
   OutputFile(const std::filesystem::path& path, bool overwrite);
   OutputFile(const OutputFile&) = delete;
   OutputFile& operator=(const OutputFile&) = delete;
@@ -30,7 +31,9 @@ class OutputFile {
 
  private:
   void flush();
-  std::string path_, temporary_;
+  void write_all(std::span<const std::byte> data);
+  std::string path_, temporary_;  // temporary_ is empty once renamed
+  bool overwrite_ = false;
   int fd_ = -1;
   std::uint64_t position_ = 0;
   std::vector<std::byte> buffer_;
