@@ -123,7 +123,7 @@ GgufMetadata make_metadata(const Family& family, const DecoderSpec& spec, const 
       if (key.rfind("tokenizer.", 0) == 0) keys.set(key, value);
     }
   } else if (const auto tokenizer = load_tokenizer(source)) {
-    tokenizer->write_gguf_keys(keys);
+    write_tokenizer_keys(*tokenizer, keys, spec.vocab);
   }
   return keys;
 }

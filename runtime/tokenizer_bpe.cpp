@@ -9,6 +9,7 @@
 #include "runtime/pre_tokenizer.h"
 #include "runtime/quote.h"
 #include "runtime/special_tokens.h"
+#include "runtime/tokenizer_files.h"
 #include "runtime/vocabulary.h"
 
 namespace tenfold {
@@ -22,6 +23,7 @@ class BpeTokenizer final : public Tokenizer {
   std::string piece(TokenId id, bool special) const override;
   std::string decode(std::span<const TokenId> ids, bool special) const override;
   std::optional<TokenId> token_to_id(std::string_view token) const override;
+  void write_vocabulary(GgufMetadata& keys, std::int64_t n_tokens) const override;
 
  private:
   void index_entries();
@@ -29,6 +31,7 @@ class BpeTokenizer final : public Tokenizer {
   void encode_text(std::string_view text, std::vector<TokenId>& ids) const;
 
   Entries entries_;
+  StringArray merges_;
   std::unordered_map<std::string_view, TokenId> by_text_;  // views into entries_
   std::array<TokenId, 256> byte_ids_ = {};                 // -1: not in the vocabulary
   BpeMerger merger_;
@@ -39,11 +42,12 @@ class BpeTokenizer final : public Tokenizer {
 
 BpeTokenizer::BpeTokenizer(BpeVocabulary vocabulary, std::string_view path)
     : entries_(std::move(vocabulary.entries)),
+      merges_(std::move(vocabulary.merges)),
       pre_tokenizer_(vocabulary.pre_tokenizer),
       ignore_merges_(vocabulary.ignore_merges),
       add_prefix_space_(vocabulary.add_prefix_space) {
   index_entries();
-  add_merges(vocabulary.merges, path);
+  add_merges(merges_, path);
   vocab_size = static_cast<std::int64_t>(entries_.texts.size());
   kind = "byte-level BPE (" + pre_tokenizer_.name() + ")";
 }
@@ -145,6 +149,14 @@ std::optional<TokenId> BpeTokenizer::token_to_id(std::string_view token) const {
   const auto entry = by_text_.find(token);
   if (entry == by_text_.end()) return std::nullopt;
   return entry->second;
+}
+
+void BpeTokenizer::write_vocabulary(GgufMetadata& keys, std::int64_t n_tokens) const {
+  keys.set("tokenizer.ggml.model", std::string("gpt2"));
+  keys.set("tokenizer.ggml.pre", pre_tokenizer_.name());
+  write_entries(entries_, keys, n_tokens);
+  keys.set("tokenizer.ggml.merges", merges_);
+  keys.set("tokenizer.ggml.add_space_prefix", add_prefix_space_);
 }
 
 }  // namespace

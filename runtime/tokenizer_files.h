@@ -16,6 +16,9 @@ std::unique_ptr<Tokenizer> load_gguf_tokenizer(const GgufMetadata& metadata);
 std::unique_ptr<Tokenizer> load_directory_tokenizer(const std::filesystem::path& directory,
                                                     const nlohmann::json& config);
 
+// tokenizer.ggml.tokens and token_type, padded to n_tokens.
+void write_entries(const Entries& entries, GgufMetadata& keys, std::int64_t n_tokens);
+
 // For vocabularies that do not say which entries are special: `ids` become control, unless text can
 // produce them (a pad_token_id of 0 that means "!" must not change how "!" is read).
 void mark_control(BpeVocabulary& vocabulary, std::span<const TokenId> ids);

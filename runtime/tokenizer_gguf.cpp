@@ -161,4 +161,37 @@ std::unique_ptr<Tokenizer> load_gguf_tokenizer(const GgufMetadata& metadata) {
   return tokenizer;
 }
 
+void write_entries(const Entries& entries, GgufMetadata& keys, std::int64_t n_tokens) {
+  std::vector<std::string> texts = entries.texts;
+  std::vector<std::int32_t> kinds;
+  for (const TokenKind kind : entries.kinds) kinds.push_back(static_cast<std::int32_t>(kind));
+  while (static_cast<std::int64_t>(texts.size()) < n_tokens) {
+    texts.push_back(fmt::format("[PAD{}]", texts.size()));
+    kinds.push_back(static_cast<std::int32_t>(TokenKind::unused));
+  }
+  keys.set("tokenizer.ggml.tokens", std::move(texts));
+  keys.set("tokenizer.ggml.token_type", std::move(kinds));
+}
+
+void write_tokenizer_keys(const Tokenizer& tokenizer, GgufMetadata& keys, std::int64_t n_tokens) {
+  tokenizer.write_vocabulary(keys, n_tokens);
+  const auto set_id = [&](const char* name, const std::optional<TokenId>& id) {
+    if (id)
+      keys.set(fmt::format("tokenizer.ggml.{}_token_id", name), static_cast<std::uint32_t>(*id));
+  };
+  set_id("bos", tokenizer.bos);
+  set_id("eos", tokenizer.eos);
+  set_id("unknown", tokenizer.unk);
+  set_id("padding", tokenizer.pad);
+  for (const TokenId id : tokenizer.end_of_generation) {
+    if (id == tokenizer.eos) continue;
+    set_id("eot", id);
+    break;
+  }
+  keys.set("tokenizer.ggml.add_bos_token", tokenizer.adds_bos);
+  if (!tokenizer.chat_template.empty()) {
+    keys.set("tokenizer.chat_template", tokenizer.chat_template);
+  }
+}
+
 }  // namespace tenfold

@@ -11,6 +11,7 @@
 #include "runtime/mapped_file.h"
 #include "runtime/sentencepiece_proto.h"
 #include "runtime/special_tokens.h"
+#include "runtime/tokenizer_files.h"
 #include "runtime/utf8.h"
 #include "runtime/vocabulary.h"
 
@@ -58,6 +59,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   std::string piece(TokenId id, bool special) const override;
   std::string decode(std::span<const TokenId> ids, bool special) const override;
   std::optional<TokenId> token_to_id(std::string_view token) const override;
+  void write_vocabulary(GgufMetadata& keys, std::int64_t n_tokens) const override;
 
  private:
   void load_library(const SentencePieceVocabulary& vocabulary, std::string_view path);
@@ -68,6 +70,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   bool is_control(TokenId id) const noexcept;
 
   Entries entries_;
+  std::vector<float> scores_;
   SpacePrefix space_prefix_;
   bool remove_extra_whitespaces_;
   bool cuts_into_chunks_ = false;  // encoding chunks of words gives the same ids as the whole text
@@ -85,6 +88,7 @@ SentencePieceTokenizer::SentencePieceTokenizer(SentencePieceVocabulary vocabular
   load_library(vocabulary, path);
   entries_ = std::move(vocabulary.entries);
   index_entries(vocabulary.scores.size());
+  scores_ = std::move(vocabulary.scores);
   vocab_size = static_cast<std::int64_t>(entries_.texts.size());
   kind = "sentencepiece";
   adds_space_prefix = space_prefix_ != SpacePrefix::none;
@@ -228,6 +232,17 @@ std::optional<TokenId> SentencePieceTokenizer::token_to_id(std::string_view toke
   const auto entry = by_text_.find(token);
   if (entry == by_text_.end()) return std::nullopt;
   return entry->second;
+}
+
+void SentencePieceTokenizer::write_vocabulary(GgufMetadata& keys, std::int64_t n_tokens) const {
+  keys.set("tokenizer.ggml.model", std::string("llama"));
+  keys.set("tokenizer.ggml.pre", std::string("default"));
+  write_entries(entries_, keys, n_tokens);
+  std::vector<float> scores = scores_;
+  scores.resize(std::max(entries_.texts.size(), static_cast<std::size_t>(n_tokens)), 0.0f);
+  keys.set("tokenizer.ggml.scores", std::move(scores));
+  keys.set("tokenizer.ggml.add_space_prefix", adds_space_prefix);
+  keys.set("tokenizer.ggml.remove_extra_whitespaces", remove_extra_whitespaces_);
 }
 
 }  // namespace
