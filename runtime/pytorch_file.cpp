@@ -1,8 +1,6 @@
 #include "runtime/pytorch_file.h"
 
 #include <algorithm>
-#include <array>
-#include <numeric>
 #include <optional>
 
 #include "kernels/checked.h"
@@ -10,6 +8,7 @@
 #include "runtime/memory_budget.h"
 #include "runtime/quote.h"
 #include "runtime/unpickler.h"
+#include "runtime/utf8.h"
 #include "runtime/zip_archive.h"
 
 namespace tenfold {
@@ -40,30 +39,6 @@ void check_magic(Bytes file, std::string_view name) {
   if (!start.starts_with("PK\x03\x04"sv)) {
     throw_file_error(name, "does not start like a zip archive, which torch.save writes");
   }
-}
-
-// A well-formed UTF-8 sequence's length at the start of `text`; 0 if there is none.
-std::size_t utf8_length(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  if (byte(0) < 0x80) return 1;
-  const std::size_t length = byte(0) < 0xc2 ? 0 : byte(0) < 0xe0 ? 2 : byte(0) < 0xf0 ? 3 : 4;
-  if (length == 0 || byte(0) > 0xf4 || length > text.size()) return 0;
-  for (std::size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xc0) != 0x80) return 0;
-  }
-  const bool overlong = (byte(0) == 0xe0 && byte(1) < 0xa0) || (byte(0) == 0xf0 && byte(1) < 0x90);
-  const bool surrogate = byte(0) == 0xed && byte(1) >= 0xa0;
-  const bool beyond_unicode = byte(0) == 0xf4 && byte(1) >= 0x90;
-  return overlong || surrogate || beyond_unicode ? 0 : length;
-}
-
-bool is_utf8(std::string_view text) {
-  while (!text.empty()) {
-    const std::size_t length = utf8_length(text);
-    if (length == 0) return false;
-    text.remove_prefix(length);
-  }
-  return true;
 }
 
 struct StorageTraits {
@@ -185,7 +160,7 @@ class ArchiveReader {
       throw_file_error(name_, "a tensor whose key in the dict is not a string");
     }
     const std::string_view text = pickle.text(key);
-    if (text.empty() || text.size() > kMaxNameBytes || !is_utf8(text)) {
+    if (text.empty() || text.size() > kMaxNameBytes || !is_valid_utf8(text)) {
       throw_file_error(name_, "tensor name {}: expected 1 to {} bytes of UTF-8", quote(text),
                        kMaxNameBytes);
     }
