@@ -34,6 +34,8 @@ static constexpr std::int64_t weight_bytes(WeightType type) {
   return type == WeightType::f32 ? 4 : 2;
 }
 
+static constexpr std::int64_t kShortRowBytes = 2048;
+
 // out[t * 4 + r] for R = 4 or 8 (r / 4 selects a block of 4 * T floats), out[t] for R = 1.
 template <int R, int T, WeightType type>
 static inline void dot_tile(const char* w, std::int64_t w_stride, const float* x, std::int64_t ldx,
@@ -44,8 +46,20 @@ static inline void dot_tile(const char* w, std::int64_t w_stride, const float* x
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) acc[r][t] = zero();
   }
+  // Rows too short for the hardware prefetcher to find its stride: the next R rows are one run of
+  // memory, fetched at the pace at which these are read.
+  const bool short_rows = R == 8 && type != WeightType::f32 && w_stride <= kShortRowBytes;
+  const char* ahead = w + R * w_stride;
   std::int64_t c = 0;
   for (; c + F32::width <= cols; c += F32::width) {
+    if (short_rows) {
+      constexpr std::int64_t kStep = R * F32::width * weight_bytes(type);
+      __builtin_prefetch(ahead);
+      if (kStep > 64) __builtin_prefetch(ahead + 64);
+      if (kStep > 128) __builtin_prefetch(ahead + 128);
+      if (kStep > 192) __builtin_prefetch(ahead + 192);
+      ahead += kStep;
+    }
     F32 xv[T];
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) xv[t] = load(x + t * ldx + c);

@@ -1,0 +1,117 @@
+// Whole models with damaged headers: one clear Error, or a model consistent with its shapes that
+// runs. Never a crash.
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "kernels/error.h"
+#include "models/convert.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/step.h"
+
+namespace tenfold {
+namespace {
+
+using testing::expect_error;
+
+std::filesystem::path folder_of(const char* name) {
+  return std::filesystem::path(TENFOLD_TEST_DATA) / "models" / name;
+}
+
+std::filesystem::path temporary(const std::string& name) {
+  const auto path = std::filesystem::path(::testing::TempDir()) / name;
+  std::filesystem::remove_all(path);
+  return path;
+}
+
+std::string read_file(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void write_file(const std::filesystem::path& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+// Loads and runs two tokens. True where the file was accepted.
+bool survives(const std::filesystem::path& path) {
+  try {
+    LoadedModel m(path, 1);
+    const auto logits = run_prompts(m, {{0, 0}}, 0, KvType::f32);
+    EXPECT_EQ(logits.front().size(), 2 * static_cast<std::size_t>(m.model->info().vocab));
+    return true;
+  } catch (const Error& error) {
+    EXPECT_FALSE(std::string(error.what()).empty());
+    return false;
+  }
+}
+
+TEST(HostileModel, FlippedHeaderBytesOfAGguf) {
+  const auto good = temporary("good.gguf");
+  convert_to_gguf(ModelSource(folder_of("llama-gqa-rope3-tied")), good, {DType::f16, false}, {});
+  const std::string bytes = read_file(good);
+  const std::size_t header = 3500;  // metadata and tensor table of this small file
+  ASSERT_GT(bytes.size(), header);
+  const auto bad = temporary("bad.gguf");
+  int refused = 0;
+  for (std::size_t at = 0; at < header; at += 3) {
+    std::string damaged = bytes;
+    damaged[at] = static_cast<char>(damaged[at] ^ (1 << (at % 8)));
+    write_file(bad, damaged);
+    refused += survives(bad) ? 0 : 1;
+  }
+  EXPECT_GT(refused, 300);
+  EXPECT_TRUE(survives(good));
+}
+
+TEST(HostileModel, EditedConfigNumbers) {
+  const auto folder = temporary("edited");
+  std::filesystem::copy(folder_of("opt-post-ln-proj"), folder);
+  std::filesystem::permissions(folder / "config.json", std::filesystem::perms::owner_write,
+                               std::filesystem::perm_options::add);
+  const auto config = nlohmann::json::parse(read_file(folder / "config.json"));
+  int refused = 0;
+  for (const char* key : {"hidden_size", "ffn_dim", "num_hidden_layers", "num_attention_heads",
+                          "vocab_size", "word_embed_proj_dim", "max_position_embeddings"}) {
+    for (const std::int64_t value : {std::int64_t{-1}, std::int64_t{0}, std::int64_t{3},
+                                     std::int64_t{1} << 31, std::int64_t{1} << 62}) {
+      auto edited = config;
+      edited[key] = value;
+      write_file(folder / "config.json", edited.dump());
+      refused += survives(folder) ? 0 : 1;
+    }
+  }
+  EXPECT_EQ(refused, 35);
+}
+
+TEST(HostileModel, ErrorsNameTheTensor) {
+  const auto folder = temporary("shape");
+  std::filesystem::copy(folder_of("llama-mha"), folder);
+  auto config = nlohmann::json::parse(read_file(folder / "config.json"));
+  config["intermediate_size"] = 351;
+  std::filesystem::permissions(folder / "config.json", std::filesystem::perms::owner_write,
+                               std::filesystem::perm_options::add);
+  write_file(folder / "config.json", config.dump());
+  const std::string message = expect_error(ErrorCode::bad_file, [&] { LoadedModel m(folder); });
+  EXPECT_NE(message.find("mlp.gate_proj.weight"), std::string::npos) << message;
+  EXPECT_NE(message.find("[352, 128], expected [351, 128]"), std::string::npos) << message;
+}
+
+TEST(HostileModel, TokensAndPositionsAreChecked) {
+  LoadedModel m(folder_of("opt-pre-ln"));
+  KvCache kv(kv_shape(m.model->info(), KvType::f16), 64);
+  Batch batch;
+  batch.add(384, 0, 0);
+  expect_error(ErrorCode::bad_request, [&] { forward(*m.model, batch, kv, m.ws); });
+  batch.tokens[0] = -1;
+  expect_error(ErrorCode::bad_request, [&] { forward(*m.model, batch, kv, m.ws); });
+  batch.tokens[0] = 1;
+  batch.positions[0] = 64;  // within the model, past the cache
+  expect_error(ErrorCode::bad_request, [&] { forward(*m.model, batch, kv, m.ws); });
+  batch.positions[0] = 256;  // past the model
+  expect_error(ErrorCode::bad_request, [&] { forward(*m.model, batch, kv, m.ws); });
+}
+
+}  // namespace
+}  // namespace tenfold
