@@ -2,13 +2,13 @@
 // MODEL on the command line: a GGUF file or a Hugging Face directory. Opening maps and checks the
 // files; nothing is dequantized. Which tensors and keys mean what is up to models/.
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "runtime/gguf.h"
@@ -29,21 +29,32 @@ class ModelSource {
   const std::string& path() const noexcept { return path_; }
   bool is_gguf() const noexcept { return gguf_ != nullptr; }
   const GgufFile& gguf() const noexcept { return *gguf_; }           // is_gguf() only
-  const nlohmann::json& config() const noexcept { return config_; }  // directory only
+  const nlohmann::json& config() const noexcept { return config_; }  // null where there is none
   const std::vector<const TensorSource*>& tensors() const noexcept { return tensors_; }
   const TensorSource* find(std::string_view name) const noexcept;    // nullptr: absent
   std::uint64_t file_bytes() const noexcept { return file_bytes_; }  // all weight files
-  // The file a tensor comes from, for messages.
+  // The file a tensor comes from, for messages; MODEL itself for a name that is absent.
   std::string file_of(std::string_view name) const;
 
  private:
+  enum class Kind { safetensors, pytorch };
+  struct OpenedFile {
+    const std::vector<TensorSource>& tensors;
+    std::span<const std::string> skipped;  // in the file, but not weights
+  };
+  void open_directory(const std::filesystem::path& directory, bool weights);
+  void open_weights(const std::filesystem::path& directory);
+  void open_shards(const std::filesystem::path& index_path, Kind kind);
+  OpenedFile open_file(const std::filesystem::path& path, Kind kind);
+  void sort_names();
+
   std::string path_;
   nlohmann::json config_;
   std::unique_ptr<GgufFile> gguf_;
   std::vector<std::unique_ptr<SafetensorsFile>> safetensors_;
   std::vector<std::unique_ptr<PytorchFile>> pytorch_;
-  std::vector<const TensorSource*> tensors_;
-  std::unordered_map<std::string, const TensorSource*> by_name_;
+  std::vector<const TensorSource*> tensors_;  // in file order
+  std::vector<const TensorSource*> by_name_;  // the same, sorted
   std::uint64_t file_bytes_ = 0;
 };
 

@@ -1,0 +1,81 @@
+#pragma once
+// The eager operations a model's forward pass is made of. Pointers are to memory of the backend's
+// device; activations are float32, row-major, one row per token. One thread calls a backend at a
+// time. Nothing here throws: shapes were proved when the model was loaded.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "kernels/matrix.h"
+
+namespace tenfold {
+
+// One product of a group that shares its input: y[t, :] = W x[t, :] + bias, added to y where
+// `accumulate`.
+struct Linear {
+  MatrixView weight;            // [rows, cols]
+  const float* bias = nullptr;  // [rows] or null
+  float* y = nullptr;           // [tokens, ldy]
+  std::int64_t ldy = 0;
+  bool accumulate = false;
+};
+
+// One layer of the KV cache: pages of kPageTokens tokens, f16 or f32.
+struct KvLayer {
+  std::byte* k = nullptr;  // [pages, kv_heads, kPageTokens, head_dim]
+  std::byte* v = nullptr;
+  std::size_t page_bytes = 0;
+  std::int64_t kv_heads = 0, head_dim = 0;
+  bool f16 = true;
+};
+
+// Where each token of a step stands: its position, and the pages of its sequence. Tokens of one
+// sequence are in order of position.
+struct TokenPlaces {
+  std::span<const std::int32_t> positions;           // [tokens]
+  std::span<const std::int32_t* const> page_tables;  // [tokens] -> page ids of its sequence
+};
+
+// Query heads that may share one KV head; the model loader refuses more.
+inline constexpr std::int64_t kMaxHeadGroup = 64;
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string description() const = 0;  // "CPU avx2, 2 threads"
+
+  virtual void linear(std::span<const Linear> parts, const float* x, std::int64_t ldx,
+                      std::int64_t tokens) = 0;
+  virtual void rms_norm(const float* x, const float* weight, float eps, std::int64_t tokens,
+                        std::int64_t dim, float* y) = 0;
+  virtual void layer_norm(const float* x, const float* weight, const float* bias, float eps,
+                          std::int64_t tokens, std::int64_t dim, float* y) = 0;
+  // Rotates pairs in place: (2i, 2i+1) where `interleaved`, else (i, i + head_dim/2).
+  // cos, sin: [tokens, head_dim / 2]. x: [tokens, heads * head_dim].
+  virtual void rope(float* x, const float* cos, const float* sin, std::int64_t tokens,
+                    std::int64_t heads, std::int64_t head_dim, bool interleaved) = 0;
+  virtual void store_kv(const KvLayer& kv, const TokenPlaces& places, const float* k,
+                        const float* v) = 0;
+  // Causal: a token sees positions 0 ... its own. q, out: [tokens, heads * head_dim].
+  virtual void attention(const KvLayer& kv, const TokenPlaces& places, const float* q,
+                         std::int64_t heads, float scale, float* out) = 0;
+  virtual void silu_mul(float* gate, const float* up, std::int64_t n) = 0;
+  virtual void relu(float* x, std::int64_t n) = 0;
+  // y[t, :] = row ids[t] of the table (added to y where `accumulate`).
+  virtual void embed_rows(const MatrixView& table, std::span<const std::int32_t> ids, float* y,
+                          bool accumulate) = 0;
+  // nll[i] = -log softmax(logits[i])[targets[i]], in double.
+  virtual void nll(const float* logits, std::int64_t vocab, std::span<const std::int32_t> targets,
+                   double* nll) = 0;
+};
+
+struct CpuOptions {
+  int threads = 0;  // 0: default_thread_count()
+  std::string isa;  // "": the best this machine has
+};
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
+
+}  // namespace tenfold

@@ -1,0 +1,49 @@
+#pragma once
+// Buffer: the only owner of memory for tensors. 64-byte aligned, zero-filled, large ones on huge
+// pages where the system offers them; untouched pages cost nothing.
+
+#include <cstddef>
+#include <span>
+#include <utility>
+
+namespace tenfold {
+
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(std::size_t bytes);  // throws out_of_memory, naming the size
+  Buffer(Buffer&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Buffer();
+
+  std::byte* data() const noexcept { return data_; }
+  std::size_t bytes() const noexcept { return bytes_; }
+  template <typename T>
+  T* as() const noexcept {
+    return reinterpret_cast<T*>(data_);
+  }
+
+ private:
+  std::byte* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+// Scratch that grows and never shrinks, so that a token loop allocates nothing once warm.
+class Scratch {
+ public:
+  template <typename T>
+  T* get(std::size_t count) {
+    if (count * sizeof(T) > buffer_.bytes()) buffer_ = Buffer(count * sizeof(T) * 5 / 4);
+    return buffer_.as<T>();
+  }
+
+ private:
+  Buffer buffer_;
+};
+
+}  // namespace tenfold

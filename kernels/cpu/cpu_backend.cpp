@@ -1,0 +1,157 @@
+#include "kernels/cpu/cpu_backend.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <array>
+
+#include "kernels/cpu/isa.h"
+
+namespace tenfold {
+namespace {
+
+constexpr std::int64_t kElementsPerChunk = 16 * 1024;  // elementwise work worth a thread's wake-up
+constexpr std::size_t kMaxParts = 8;
+
+WeightType weight_type(DType dtype) {
+  return dtype == DType::f32   ? WeightType::f32
+         : dtype == DType::f16 ? WeightType::f16
+                               : WeightType::bf16;
+}
+
+// Rows a thread takes at a time: some 64 KiB of weights when decoding, 32 rows when the work per
+// row is large. Multiples of 8, so that tiles stay whole.
+std::int64_t rows_per_chunk(const MatrixView& weight, std::int64_t tokens) {
+  if (tokens > 1) return 32;
+  const auto rows =
+      static_cast<std::int64_t>((64u << 10) / std::max<std::size_t>(1, weight.row_bytes()));
+  return std::clamp<std::int64_t>(rows / 8 * 8, 8, 512);
+}
+
+}  // namespace
+
+CpuBackend::CpuBackend(const KernelTable& kernels, int threads)
+    : kernels_(&kernels), pool_(threads), scratch_(static_cast<std::size_t>(threads)) {}
+
+std::string CpuBackend::description() const {
+  return fmt::format("CPU {}, {} thread{}", kernels_->isa, pool_.size(),
+                     pool_.size() == 1 ? "" : "s");
+}
+
+void CpuBackend::linear(std::span<const Linear> parts, const float* x, std::int64_t ldx,
+                        std::int64_t tokens) {
+  std::array<LinearArgs, kMaxParts> args;
+  std::array<std::int64_t, kMaxParts> chunk_rows{};
+  std::array<int, kMaxParts + 1> first_chunk{};
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const Linear& part = parts[i];
+    args[i] = {part.weight.data,
+               weight_type(part.weight.dtype),
+               part.weight.rows,
+               part.weight.cols,
+               part.bias,
+               x,
+               ldx,
+               tokens,
+               part.y,
+               part.ldy,
+               part.accumulate};
+    chunk_rows[i] = rows_per_chunk(part.weight, tokens);
+    first_chunk[i + 1] =
+        first_chunk[i] + static_cast<int>((part.weight.rows + chunk_rows[i] - 1) / chunk_rows[i]);
+  }
+  pool_.run(first_chunk[parts.size()], [&](int chunk, int thread) {
+    std::size_t i = 0;
+    while (chunk >= first_chunk[i + 1]) ++i;
+    const std::int64_t begin = (chunk - first_chunk[i]) * chunk_rows[i];
+    const std::int64_t end = std::min(args[i].rows, begin + chunk_rows[i]);
+    float* scratch = scratch_[static_cast<std::size_t>(thread)].get<float>(
+        static_cast<std::size_t>(kernels_->linear_scratch(args[i].cols)));
+    kernels_->linear(args[i], begin, end, scratch);
+  });
+}
+
+void CpuBackend::rms_norm(const float* x, const float* weight, float eps, std::int64_t tokens,
+                          std::int64_t dim, float* y) {
+  const std::int64_t rows = std::max<std::int64_t>(1, kElementsPerChunk / dim);
+  pool_.run(static_cast<int>((tokens + rows - 1) / rows), [&](int chunk, int) {
+    for (std::int64_t t = chunk * rows; t < std::min(tokens, (chunk + 1) * rows); ++t) {
+      kernels_->rms_norm(x + t * dim, weight, eps, dim, y + t * dim);
+    }
+  });
+}
+
+void CpuBackend::layer_norm(const float* x, const float* weight, const float* bias, float eps,
+                            std::int64_t tokens, std::int64_t dim, float* y) {
+  const std::int64_t rows = std::max<std::int64_t>(1, kElementsPerChunk / dim);
+  pool_.run(static_cast<int>((tokens + rows - 1) / rows), [&](int chunk, int) {
+    for (std::int64_t t = chunk * rows; t < std::min(tokens, (chunk + 1) * rows); ++t) {
+      kernels_->layer_norm(x + t * dim, weight, bias, eps, dim, y + t * dim);
+    }
+  });
+}
+
+void CpuBackend::rope(float* x, const float* cos, const float* sin, std::int64_t tokens,
+                      std::int64_t heads, std::int64_t head_dim, bool interleaved) {
+  const std::int64_t half = head_dim / 2;
+  const std::int64_t rows = std::max<std::int64_t>(1, kElementsPerChunk / (heads * head_dim));
+  pool_.run(static_cast<int>((tokens + rows - 1) / rows), [&](int chunk, int) {
+    for (std::int64_t t = chunk * rows; t < std::min(tokens, (chunk + 1) * rows); ++t) {
+      const float* c = cos + t * half;
+      const float* s = sin + t * half;
+      for (std::int64_t h = 0; h < heads; ++h) {
+        float* v = x + (t * heads + h) * head_dim;
+        for (std::int64_t i = 0; i < half; ++i) {
+          float& a = interleaved ? v[2 * i] : v[i];
+          float& b = interleaved ? v[2 * i + 1] : v[i + half];
+          const float a0 = a;
+          const float b0 = b;
+          a = a0 * c[i] - b0 * s[i];
+          b = a0 * s[i] + b0 * c[i];
+        }
+      }
+    }
+  });
+}
+
+void CpuBackend::silu_mul(float* gate, const float* up, std::int64_t n) {
+  pool_.run(static_cast<int>((n + kElementsPerChunk - 1) / kElementsPerChunk), [&](int chunk, int) {
+    const std::int64_t begin = chunk * kElementsPerChunk;
+    kernels_->silu_mul(gate + begin, up + begin, std::min(kElementsPerChunk, n - begin));
+  });
+}
+
+void CpuBackend::relu(float* x, std::int64_t n) {
+  pool_.run(static_cast<int>((n + kElementsPerChunk - 1) / kElementsPerChunk), [&](int chunk, int) {
+    const std::int64_t begin = chunk * kElementsPerChunk;
+    kernels_->relu(x + begin, std::min(kElementsPerChunk, n - begin));
+  });
+}
+
+void CpuBackend::embed_rows(const MatrixView& table, std::span<const std::int32_t> ids, float* y,
+                            bool accumulate) {
+  float* row = scratch_[0].get<float>(static_cast<std::size_t>(table.cols));
+  for (std::size_t t = 0; t < ids.size(); ++t) {
+    const std::byte* src = table.data + static_cast<std::size_t>(ids[t]) * table.row_bytes();
+    float* out = y + static_cast<std::int64_t>(t) * table.cols;
+    kernels_->to_f32(src, weight_type(table.dtype), table.cols, accumulate ? row : out);
+    if (!accumulate) continue;
+    for (std::int64_t c = 0; c < table.cols; ++c) out[c] += row[c];
+  }
+}
+
+void CpuBackend::nll(const float* logits, std::int64_t vocab, std::span<const std::int32_t> targets,
+                     double* nll) {
+  pool_.run(static_cast<int>(targets.size()), [&](int i, int) {
+    const float* row = logits + i * vocab;
+    nll[i] = kernels_->log_sum_exp(row, vocab) -
+             static_cast<double>(row[targets[static_cast<std::size_t>(i)]]);
+  });
+}
+
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
+  const int threads = options.threads > 0 ? options.threads : default_thread_count();
+  return std::make_unique<CpuBackend>(choose_kernels(options.isa), threads);
+}
+
+}  // namespace tenfold

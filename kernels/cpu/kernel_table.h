@@ -1,0 +1,78 @@
+#pragma once
+// What an ISA unit provides. Plain structs and pointers only: the units include this header and
+// must not instantiate anything that another unit could share. Kernels never throw; shapes were
+// proved when the model was loaded.
+//
+// Every sum runs in an order that depends only on the sum's own length, never on how many tokens,
+// rows or threads are processed together: prefill, decode and batches give the same bits.
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tenfold {
+
+enum class WeightType : int { f32 = 0, f16 = 1, bf16 = 2 };
+
+// y[t * ldy + r] = sum_c W[r, c] * x[t * ldx + c] + bias[r]   (added to y where `accumulate`)
+struct LinearArgs {
+  const void* weight = nullptr;  // [rows, cols] row-major
+  WeightType type = WeightType::f32;
+  std::int64_t rows = 0, cols = 0;
+  const float* bias = nullptr;  // [rows] or null
+  const float* x = nullptr;     // [tokens, ldx]
+  std::int64_t ldx = 0, tokens = 0;
+  float* y = nullptr;  // [tokens, ldy]
+  std::int64_t ldy = 0;
+  bool accumulate = false;
+};
+
+// Attention of `n_queries` query vectors (any mix of rows and heads that read one KV head) over
+// one chunk of at most kAttentionChunk keys.
+inline constexpr std::int64_t kPageTokens = 64;       // tokens of a KV page
+inline constexpr std::int64_t kAttentionChunk = 256;  // keys per softmax partial: 4 pages
+
+struct AttentionChunkArgs {
+  const void* const* k_pages = nullptr;  // pages of this chunk and KV head: [kPageTokens, head_dim]
+  const void* const* v_pages = nullptr;
+  bool f16 = true;  // KV element type: f16 or f32
+  std::int64_t head_dim = 0;
+  float scale = 1;
+  std::int64_t n_queries = 0;
+  const float* const* q = nullptr;       // [n_queries] -> [head_dim]
+  const std::int64_t* n_keys = nullptr;  // [n_queries] keys of this chunk that a query sees, >= 0
+  float* max = nullptr;                  // [n_queries] partial softmax: maximum,
+  float* sum = nullptr;                  // [n_queries] denominator,
+  float* out = nullptr;                  // [n_queries, head_dim] and unnormalized value sum
+};
+
+struct KernelTable {
+  const char* isa;
+  // Rows [row_begin, row_end) for all tokens. scratch: linear_scratch(cols) floats.
+  void (*linear)(const LinearArgs&, std::int64_t row_begin, std::int64_t row_end,
+                 float* scratch) noexcept;
+  std::int64_t (*linear_scratch)(std::int64_t cols) noexcept;
+  // scratch: attention_scratch(n_queries, head_dim) floats.
+  void (*attention_chunk)(const AttentionChunkArgs&, float* scratch) noexcept;
+  std::int64_t (*attention_scratch)(std::int64_t n_queries, std::int64_t head_dim) noexcept;
+  // (max, sum, out) <- merge with another partial; in chunk order.
+  void (*attention_merge)(float* max, float* sum, float* out, float max2, float sum2,
+                          const float* out2, std::int64_t head_dim) noexcept;
+  void (*rms_norm)(const float* x, const float* weight, float eps, std::int64_t dim,
+                   float* y) noexcept;
+  // weight, bias: [dim] or null.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps,
+                     std::int64_t dim, float* y) noexcept;
+  void (*silu_mul)(float* gate, const float* up, std::int64_t n) noexcept;  // gate = silu(gate)*up
+  void (*relu)(float* x, std::int64_t n) noexcept;
+  void (*scale)(float* x, float factor, std::int64_t n) noexcept;
+  void (*to_f32)(const void* src, WeightType type, std::int64_t n, float* dst) noexcept;
+  void (*to_f16)(const float* src, std::int64_t n, std::uint16_t* dst) noexcept;
+  // log(sum(exp(logits))), for perplexity. The sum runs in double.
+  double (*log_sum_exp)(const float* logits, std::int64_t n) noexcept;
+};
+
+const KernelTable& scalar_kernels() noexcept;
+const KernelTable& avx2_kernels() noexcept;
+const KernelTable& avx512_kernels() noexcept;
+
+}  // namespace tenfold

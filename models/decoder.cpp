@@ -1,0 +1,194 @@
+#include "models/decoder.h"
+
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+namespace tenfold {
+namespace {
+
+Linear product(const Dense& dense, float* y, bool accumulate = false) {
+  const float* bias = dense.bias.empty() ? nullptr : dense.bias.data();
+  return {dense.weight.view, bias, y, dense.weight.view.rows, accumulate};
+}
+
+Linear product(const Matrix& matrix, float* y) {
+  return {matrix.view, nullptr, y, matrix.view.rows, false};
+}
+
+float* sized(Scratch& scratch, std::int64_t rows, std::int64_t cols) {
+  return scratch.get<float>(static_cast<std::size_t>(rows * cols));
+}
+
+ModelInfo describe(const DecoderSpec& spec, const DecoderWeights& weights) {
+  ModelInfo info;
+  info.architecture = spec.architecture;
+  info.name = spec.name;
+  info.layers = spec.layers;
+  info.dim = spec.dim;
+  info.vocab = spec.vocab;
+  info.heads = spec.heads;
+  info.kv_heads = spec.kv_heads;
+  info.head_dim = spec.head_dim;
+  info.ffn = spec.ffn;
+  info.max_context = spec.max_context;
+  info.parameters = weights.parameters;
+  info.weight_bytes = weights.bytes;
+  info.copied_bytes = weights.copied_bytes;
+  info.weight_types = weights.types;
+  return info;
+}
+
+}  // namespace
+
+Decoder::Decoder(DecoderSpec spec, DecoderWeights weights,
+                 std::shared_ptr<const ModelSource> source)
+    : spec_(std::move(spec)),
+      weights_(std::move(weights)),
+      frequencies_(spec_.rope.enabled ? spec_.rope.frequencies(spec_.head_dim)
+                                      : std::vector<double>{}),
+      info_(describe(spec_, weights_)),
+      source_(std::move(source)) {}
+
+void Decoder::begin(const Batch& batch, Workspace& ws) const {
+  if (!spec_.rope.enabled) return;
+  const std::size_t half = frequencies_.size();
+  float* cosines = sized(ws.rope_cos, batch.size(), static_cast<std::int64_t>(half));
+  float* sines = sized(ws.rope_sin, batch.size(), static_cast<std::int64_t>(half));
+  for (std::size_t t = 0; t < batch.positions.size(); ++t) {
+    for (std::size_t i = 0; i < half; ++i) {
+      const double angle = static_cast<double>(batch.positions[t]) * frequencies_[i];
+      cosines[t * half + i] = static_cast<float>(std::cos(angle));
+      sines[t * half + i] = static_cast<float>(std::sin(angle));
+    }
+  }
+}
+
+void Decoder::embed(const Batch& batch, Workspace& ws) const {
+  const std::int64_t tokens = batch.size();
+  float* x = sized(ws.x, tokens, spec_.dim);
+  if (spec_.embed_dim == spec_.dim) {
+    ws.backend->embed_rows(weights_.token_embedding.view, batch.tokens, x, false);
+  } else {
+    float* narrow = sized(ws.narrow, tokens, spec_.embed_dim);
+    ws.backend->embed_rows(weights_.token_embedding.view, batch.tokens, narrow, false);
+    const Linear widen = product(weights_.project_in, x);
+    ws.backend->linear({&widen, 1}, narrow, spec_.embed_dim, tokens);
+  }
+  if (!spec_.learned_positions) return;
+  ws.ids.clear();
+  for (const std::int32_t position : batch.positions) {
+    ws.ids.push_back(position + static_cast<std::int32_t>(spec_.position_offset));
+  }
+  ws.backend->embed_rows(weights_.position_embedding.view, ws.ids, x, true);
+}
+
+void Decoder::normalize(const Norm& norm, const float* x, std::int64_t tokens, float* y,
+                        Workspace& ws) const {
+  if (spec_.norm == NormKind::rms) {
+    ws.backend->rms_norm(x, norm.weight.data(), spec_.norm_eps, tokens, spec_.dim, y);
+  } else {
+    ws.backend->layer_norm(x, norm.weight.data(), norm.bias.data(), spec_.norm_eps, tokens,
+                           spec_.dim, y);
+  }
+}
+
+void Decoder::layer(std::int64_t i, const Batch& batch, const KvCache& kv, Workspace& ws) const {
+  attention_block(i, batch, kv, ws);
+  mlp_block(i, batch.size(), ws);
+}
+
+void Decoder::attention_block(std::int64_t i, const Batch& batch, const KvCache& kv,
+                              Workspace& ws) const {
+  const LayerWeights& w = weights_.layers[static_cast<std::size_t>(i)];
+  const std::int64_t tokens = batch.size();
+  const std::int64_t q_dim = spec_.heads * spec_.head_dim;
+  const std::int64_t kv_dim = spec_.kv_heads * spec_.head_dim;
+  float* x = sized(ws.x, tokens, spec_.dim);
+  const float* input = x;
+  if (!spec_.post_norm) {
+    float* normed = sized(ws.normed, tokens, spec_.dim);
+    normalize(w.attn_norm, x, tokens, normed, ws);
+    input = normed;
+  }
+  float* q = sized(ws.q, tokens, q_dim);
+  float* k = sized(ws.k, tokens, kv_dim);
+  float* v = sized(ws.v, tokens, kv_dim);
+  const std::array<Linear, 3> qkv = {product(w.q, q), product(w.k, k), product(w.v, v)};
+  ws.backend->linear(qkv, input, spec_.dim, tokens);
+  if (spec_.rope.enabled) {
+    const float* cosines = sized(ws.rope_cos, tokens, spec_.head_dim / 2);
+    const float* sines = sized(ws.rope_sin, tokens, spec_.head_dim / 2);
+    ws.backend->rope(q, cosines, sines, tokens, spec_.heads, spec_.head_dim,
+                     spec_.rope.interleaved);
+    ws.backend->rope(k, cosines, sines, tokens, spec_.kv_heads, spec_.head_dim,
+                     spec_.rope.interleaved);
+  }
+  const KvLayer cache = kv.layer(i);
+  const TokenPlaces places{batch.positions, ws.page_tables};
+  ws.backend->store_kv(cache, places, k, v);
+  float* attended = sized(ws.attended, tokens, q_dim);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(spec_.head_dim));
+  ws.backend->attention(cache, places, q, spec_.heads, scale, attended);
+  const Linear output = product(w.output, x, true);
+  ws.backend->linear({&output, 1}, attended, q_dim, tokens);
+  if (spec_.post_norm) normalize(w.attn_norm, x, tokens, x, ws);
+}
+
+void Decoder::mlp_block(std::int64_t i, std::int64_t tokens, Workspace& ws) const {
+  const LayerWeights& w = weights_.layers[static_cast<std::size_t>(i)];
+  float* x = sized(ws.x, tokens, spec_.dim);
+  const float* input = x;
+  if (!spec_.post_norm) {
+    float* normed = sized(ws.normed, tokens, spec_.dim);
+    normalize(w.ffn_norm, x, tokens, normed, ws);
+    input = normed;
+  }
+  float* up = sized(ws.up, tokens, spec_.ffn);
+  float* hidden = up;
+  if (spec_.gated_mlp) {
+    hidden = sized(ws.gate, tokens, spec_.ffn);
+    const std::array<Linear, 2> gate_up = {product(w.gate, hidden), product(w.up, up)};
+    ws.backend->linear(gate_up, input, spec_.dim, tokens);
+    ws.backend->silu_mul(hidden, up, tokens * spec_.ffn);
+  } else {
+    const Linear expand = product(w.up, up);
+    ws.backend->linear({&expand, 1}, input, spec_.dim, tokens);
+    ws.backend->relu(up, tokens * spec_.ffn);
+  }
+  const Linear down = product(w.down, x, true);
+  ws.backend->linear({&down, 1}, hidden, spec_.ffn, tokens);
+  if (spec_.post_norm) normalize(w.ffn_norm, x, tokens, x, ws);
+}
+
+void Decoder::head(const Batch& batch, Workspace& ws) const {
+  const auto rows = static_cast<std::int64_t>(batch.logit_rows.size());
+  const float* x = sized(ws.x, batch.size(), spec_.dim);
+  float* hidden = sized(ws.normed, rows, spec_.dim);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::int64_t from = batch.logit_rows[static_cast<std::size_t>(r)];
+    std::memcpy(hidden + r * spec_.dim, x + from * spec_.dim,
+                static_cast<std::size_t>(spec_.dim) * sizeof(float));
+  }
+  if (spec_.final_norm) normalize(weights_.final_norm, hidden, rows, hidden, ws);
+  if (spec_.embed_dim != spec_.dim) {
+    float* narrow = sized(ws.narrow, rows, spec_.embed_dim);
+    const Linear project = product(weights_.project_out, narrow);
+    ws.backend->linear({&project, 1}, hidden, spec_.dim, rows);
+    hidden = narrow;
+  }
+  float* logits = sized(ws.logits, rows, spec_.vocab);
+  const Linear head =
+      spec_.tied_head ? product(weights_.token_embedding, logits) : product(weights_.head, logits);
+  ws.backend->linear({&head, 1}, hidden, spec_.embed_dim, rows);
+}
+
+std::unique_ptr<Model> load_model(std::shared_ptr<const ModelSource> source) {
+  const Family& family = find_family(*source);
+  DecoderSpec spec = read_spec(family, *source);
+  DecoderWeights weights = load_weights(family, spec, *source);
+  return std::make_unique<Decoder>(std::move(spec), std::move(weights), std::move(source));
+}
+
+}  // namespace tenfold

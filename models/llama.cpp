@@ -1,0 +1,189 @@
+// LLaMA 1/2/3/3.1/3.2 and what shares the architecture (SmolLM2, TinyLlama).
+
+#include <fmt/core.h>
+
+#include <array>
+#include <bit>
+#include <cstring>
+
+#include "kernels/error.h"
+#include "models/family.h"
+#include "runtime/json_file.h"
+
+namespace tenfold {
+namespace {
+
+constexpr std::array<TensorName, 12> kTensors = {{
+    {"token_embd", "embed_tokens"},
+    {"output_norm", "norm"},
+    {"output", "lm_head"},
+    {"blk.{}.attn_norm", "layers.{}.input_layernorm"},
+    {"blk.{}.attn_q", "layers.{}.self_attn.q_proj"},
+    {"blk.{}.attn_k", "layers.{}.self_attn.k_proj"},
+    {"blk.{}.attn_v", "layers.{}.self_attn.v_proj"},
+    {"blk.{}.attn_output", "layers.{}.self_attn.o_proj"},
+    {"blk.{}.ffn_norm", "layers.{}.post_attention_layernorm"},
+    {"blk.{}.ffn_gate", "layers.{}.mlp.gate_proj"},
+    {"blk.{}.ffn_up", "layers.{}.mlp.up_proj"},
+    {"blk.{}.ffn_down", "layers.{}.mlp.down_proj"},
+}};
+constexpr std::array<std::string_view, 2> kPrefixes = {"model.", ""};
+
+// New form: rope_parameters {rope_theta, rope_type, ...}. Old form: rope_theta beside
+// rope_scaling {type or rope_type, factor, ...} or null.
+RopeSpec rope_from_config(const nlohmann::json& config, const std::string& file) {
+  static const nlohmann::json kEmpty = nlohmann::json::object();
+  const auto object = [&](const char* key) -> const nlohmann::json& {
+    const auto it = config.find(key);
+    if (it == config.end() || it->is_null()) return kEmpty;
+    if (!it->is_object()) throw_file_error(file, "{} is not an object", key);
+    return *it;
+  };
+  const nlohmann::json& parameters = object("rope_parameters");
+  const nlohmann::json& scaling = parameters.empty() ? object("rope_scaling") : parameters;
+  RopeSpec rope;
+  rope.enabled = true;
+  rope.theta = json_number_or(parameters, "rope_theta",
+                              json_number_or(config, "rope_theta", 10000.0, file), file);
+  const std::string type =
+      json_string_or(scaling, "rope_type", json_string_or(scaling, "type", "default", file), file);
+  if (type == "default") return rope;
+  rope.factor = json_number_or(scaling, "factor", 1.0, file);
+  if (type == "linear") {
+    rope.scaling = RopeScaling::linear;
+  } else if (type == "llama3") {
+    rope.scaling = RopeScaling::llama3;
+    rope.low_freq_factor = json_number_or(scaling, "low_freq_factor", 1.0, file);
+    rope.high_freq_factor = json_number_or(scaling, "high_freq_factor", 4.0, file);
+    rope.original_context =
+        json_number_or(scaling, "original_max_position_embeddings", 8192.0, file);
+  } else {
+    throw_error(ErrorCode::unsupported,
+                "{}: rope scaling \"{}\" is not supported (default, linear and llama3 are)", file,
+                type);
+  }
+  return rope;
+}
+
+DecoderSpec from_config(const nlohmann::json& config, const std::string& file) {
+  DecoderSpec spec;
+  spec.layers = json_int(config, "num_hidden_layers", file);
+  spec.dim = json_int(config, "hidden_size", file);
+  spec.embed_dim = spec.dim;
+  spec.ffn = json_int(config, "intermediate_size", file);
+  spec.heads = json_int(config, "num_attention_heads", file);
+  spec.kv_heads = json_int_or(config, "num_key_value_heads", spec.heads, file);
+  const std::int64_t even_share = spec.heads > 0 ? spec.dim / spec.heads : 0;
+  spec.head_dim = json_int_or(config, "head_dim", even_share, file);
+  spec.vocab = json_int(config, "vocab_size", file);
+  spec.max_context = json_int_or(config, "max_position_embeddings", 2048, file);
+  spec.norm_eps = static_cast<float>(json_number_or(config, "rms_norm_eps", 1e-6, file));
+  spec.gated_mlp = true;
+  spec.tied_head = json_bool_or(config, "tie_word_embeddings", false, file);
+  spec.rope = rope_from_config(config, file);
+  const std::string activation = json_string_or(config, "hidden_act", "silu", file);
+  if (activation != "silu") {
+    throw_error(ErrorCode::unsupported, "{}: hidden_act \"{}\" is not supported (silu is)", file,
+                activation);
+  }
+  return spec;
+}
+
+RopeSpec rope_from_gguf(const ModelSource& source, std::int64_t head_dim) {
+  const GgufMetadata& keys = source.gguf().metadata();
+  RopeSpec rope;
+  rope.enabled = true;
+  rope.theta = keys.get_float("llama.rope.freq_base").value_or(10000.0);
+  const std::int64_t rotated = keys.get_int("llama.rope.dimension_count").value_or(head_dim);
+  if (rotated != head_dim) {
+    throw_error(ErrorCode::unsupported,
+                "{}: llama.rope.dimension_count is {}, but only the whole head ({}) can be rotated",
+                source.path(), rotated, head_dim);
+  }
+  const std::string* type = keys.get_string("llama.rope.scaling.type");
+  const double linear = keys.get_float("llama.rope.scale_linear").value_or(1.0);  // older files
+  if (type != nullptr && *type == "linear") {
+    rope.scaling = RopeScaling::linear;
+    rope.factor = keys.get_float("llama.rope.scaling.factor").value_or(linear);
+  } else if (type != nullptr && *type != "none") {
+    throw_error(ErrorCode::unsupported, "{}: rope scaling \"{}\" is not supported", source.path(),
+                *type);
+  } else if (linear != 1.0) {
+    rope.scaling = RopeScaling::linear;
+    rope.factor = linear;
+  }
+  if (const TensorSource* divisors = source.find("rope_freqs.weight")) {
+    if (divisors->elements() != head_dim / 2 || divisors->dtype != DType::f32) {
+      throw_file_error(source.path(),
+                       "tensor \"rope_freqs.weight\": {} {} elements, expected {} F32",
+                       divisors->elements(), dtype_traits(divisors->dtype).name, head_dim / 2);
+    }
+    rope.divisors.resize(static_cast<std::size_t>(head_dim / 2));
+    std::memcpy(rope.divisors.data(), divisors->data.data(), divisors->data.size());
+    for (const float divisor : rope.divisors) {
+      if (!(divisor > 0)) {
+        throw_file_error(source.path(), "tensor \"rope_freqs.weight\" holds {}, expected > 0",
+                         divisor);
+      }
+    }
+  }
+  return rope;
+}
+
+DecoderSpec from_gguf(const ModelSource& source) {
+  const GgufMetadata& keys = source.gguf().metadata();
+  if (keys.get_int("llama.expert_count").value_or(0) > 0) {
+    throw_error(ErrorCode::unsupported, "{}: mixture-of-experts models are not supported",
+                source.path());
+  }
+  DecoderSpec spec;
+  spec.layers = gguf_int(source, "llama.block_count");
+  spec.dim = gguf_int(source, "llama.embedding_length");
+  spec.embed_dim = spec.dim;
+  spec.ffn = gguf_int(source, "llama.feed_forward_length");
+  spec.heads = gguf_int(source, "llama.attention.head_count");
+  spec.kv_heads = keys.get_int("llama.attention.head_count_kv").value_or(spec.heads);
+  const std::int64_t even_share = spec.heads > 0 ? spec.dim / spec.heads : 0;
+  spec.head_dim = keys.get_int("llama.attention.key_length").value_or(even_share);
+  if (keys.get_int("llama.attention.value_length").value_or(spec.head_dim) != spec.head_dim) {
+    throw_error(ErrorCode::unsupported,
+                "{}: key and value heads of different sizes are not supported", source.path());
+  }
+  const TensorSource* embedding = source.find("token_embd.weight");
+  spec.vocab = embedding != nullptr && embedding->shape.size() == 2
+                   ? embedding->shape[0]
+                   : keys.get_int("llama.vocab_size").value_or(0);
+  spec.max_context = gguf_int(source, "llama.context_length");
+  spec.norm_eps =
+      static_cast<float>(keys.get_float("llama.attention.layer_norm_rms_epsilon").value_or(1e-5));
+  spec.gated_mlp = true;
+  spec.tied_head = source.find("output.weight") == nullptr;
+  spec.rope = rope_from_gguf(source, spec.head_dim);
+  return spec;
+}
+
+void to_gguf(const DecoderSpec& spec, GgufMetadata& keys) {
+  const auto u32 = [](std::int64_t value) { return static_cast<std::uint32_t>(value); };
+  keys.set("llama.block_count", u32(spec.layers));
+  keys.set("llama.context_length", u32(spec.max_context));
+  keys.set("llama.embedding_length", u32(spec.dim));
+  keys.set("llama.feed_forward_length", u32(spec.ffn));
+  keys.set("llama.attention.head_count", u32(spec.heads));
+  keys.set("llama.attention.head_count_kv", u32(spec.kv_heads));
+  keys.set("llama.attention.key_length", u32(spec.head_dim));
+  keys.set("llama.attention.value_length", u32(spec.head_dim));
+  keys.set("llama.attention.layer_norm_rms_epsilon", spec.norm_eps);
+  keys.set("llama.rope.dimension_count", u32(spec.head_dim));
+  keys.set("llama.rope.freq_base", static_cast<float>(spec.rope.theta));
+  keys.set("llama.vocab_size", u32(spec.vocab));
+  if (spec.rope.scaling == RopeScaling::linear) {
+    keys.set("llama.rope.scaling.type", std::string("linear"));
+    keys.set("llama.rope.scaling.factor", static_cast<float>(spec.rope.factor));
+  }
+}
+
+}  // namespace
+
+const Family kLlama = {"llama", kTensors, kPrefixes, from_config, from_gguf, to_gguf, true};
+
+}  // namespace tenfold

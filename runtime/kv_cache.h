@@ -1,0 +1,54 @@
+#pragma once
+// Keys and values of all layers in pages of kPageTokens tokens. A sequence is a page table; pages
+// come from one pool and return to it. Memory is reserved at once and costs only what is touched.
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/kernel_table.h"
+
+namespace tenfold {
+
+enum class KvType { f16, f32 };
+
+struct KvShape {
+  std::int64_t layers = 0, kv_heads = 0, head_dim = 0;
+  KvType type = KvType::f16;
+
+  std::size_t bytes_per_token() const noexcept {
+    return static_cast<std::size_t>(2 * layers * kv_heads * head_dim) *
+           (type == KvType::f16 ? 2 : 4);
+  }
+};
+
+class KvCache {
+ public:
+  // Room for `capacity` tokens over all sequences, rounded up to whole pages; at most
+  // `max_sequences` sequences, named 0 ... max_sequences - 1.
+  KvCache(const KvShape& shape, std::int64_t capacity, std::int32_t max_sequences = 1);
+
+  std::int64_t length(std::int32_t sequence) const noexcept;
+  std::int64_t capacity() const noexcept { return n_pages_ * kPageTokens; }
+  // Makes the sequence `length` tokens long: takes pages to grow, returns them to shrink. Throws
+  // bad_request, naming both numbers, where the pool is exhausted; nothing has changed then.
+  void resize(std::int32_t sequence, std::int64_t length);
+
+  KvLayer layer(std::int64_t index) const noexcept;
+  const std::int32_t* page_table(std::int32_t sequence) const noexcept;
+  const KvShape& shape() const noexcept { return shape_; }
+
+ private:
+  struct Sequence {
+    std::vector<std::int32_t> pages;
+    std::int64_t length = 0;
+  };
+  KvShape shape_;
+  std::int64_t n_pages_ = 0;
+  std::size_t page_bytes_ = 0;  // of one layer's K (or V)
+  Buffer memory_;               // [layers][K, V][pages, kv_heads, kPageTokens, head_dim]
+  std::vector<std::int32_t> free_;
+  std::vector<Sequence> sequences_;
+};
+
+}  // namespace tenfold

@@ -1,0 +1,150 @@
+#include "runtime/session.h"
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+
+#include "kernels/error.h"
+
+namespace tenfold {
+namespace {
+
+std::int64_t checked_context(const Model& model, std::int64_t context) {
+  const std::int64_t most = model.info().max_context;
+  if (context == 0) return most;
+  if (context < 1 || context > most) {
+    throw_error(ErrorCode::bad_request, "a context of {} tokens is out of range: the model has {}",
+                context, most);
+  }
+  return context;
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+Session::Session(const Model& model, Workspace& ws, std::int64_t context, KvType kv)
+    : model_(&model),
+      ws_(&ws),
+      context_(checked_context(model, context)),
+      kv_(kv_shape(model.info(), kv), context_) {}
+
+std::span<const float> Session::append(std::span<const TokenId> tokens,
+                                       const std::function<bool()>& should_stop) {
+  const auto n = static_cast<std::int64_t>(tokens.size());
+  if (n == 0) throw_error(ErrorCode::bad_request, "there are no tokens to run");
+  if (n > room()) {
+    throw_error(ErrorCode::bad_request, "{} tokens do not fit in the context of {} ({} are in use)",
+                n, context_, tokens_.size());
+  }
+  for (std::int64_t begin = 0; begin < n; begin += kPrefillChunk) {
+    if (should_stop && should_stop()) throw_error(ErrorCode::cancelled, "interrupted");
+    const std::int64_t end = std::min(n, begin + kPrefillChunk);
+    batch_.clear();
+    for (std::int64_t i = begin; i < end; ++i) {
+      const auto position =
+          static_cast<std::int32_t>(tokens_.size()) + static_cast<std::int32_t>(i - begin);
+      batch_.add(tokens[static_cast<std::size_t>(i)], position, 0);
+    }
+    if (end == n) batch_.logit_rows.push_back(static_cast<std::int32_t>(end - begin - 1));
+    forward(*model_, batch_, kv_, *ws_);
+    tokens_.insert(tokens_.end(), batch_.tokens.begin(), batch_.tokens.end());
+  }
+  const auto vocab = static_cast<std::size_t>(model_->info().vocab);
+  return {ws_->logits.get<float>(vocab), vocab};
+}
+
+std::span<const float> Session::set(std::span<const TokenId> tokens,
+                                    const std::function<bool()>& should_stop) {
+  if (static_cast<std::int64_t>(tokens.size()) > context_) {
+    throw_error(ErrorCode::bad_request, "the prompt has {} tokens, but the context is {}",
+                tokens.size(), context_);
+  }
+  const std::size_t limit = std::min(tokens.size(), tokens_.size());
+  std::size_t common = 0;
+  while (common < limit && tokens[common] == tokens_[common]) ++common;
+  if (common == tokens.size() && common > 0) --common;
+  tokens_.resize(common);
+  kv_.resize(0, static_cast<std::int64_t>(common));
+  return append(tokens.subspan(common), should_stop);
+}
+
+const char* to_string(FinishReason reason) noexcept {
+  switch (reason) {
+    case FinishReason::stop:
+      return "stop";
+    case FinishReason::length:
+      return "length";
+    case FinishReason::context:
+      return "context";
+    case FinishReason::cancelled:
+      return "cancelled";
+  }
+  return "";
+}
+
+GenerateResult generate(Session& session, const Tokenizer* tokenizer,
+                        std::span<const TokenId> prompt, const GenerateOptions& options,
+                        const GenerateCallbacks& callbacks) {
+  GenerateResult result;
+  Sampler sampler(options.sampler);
+  for (const TokenId token : prompt) sampler.accept(token);
+  std::optional<StreamDecoder> decoder;
+  if (tokenizer != nullptr) decoder.emplace(*tokenizer);
+  StopMatcher stops(options.stops);
+  const auto emit = [&](const std::string& text) {
+    if (text.empty()) return;
+    result.text += text;
+    if (callbacks.on_text) callbacks.on_text(text);
+  };
+  const auto ends = [&](TokenId token) {
+    return tokenizer != nullptr && !options.ignore_eos &&
+           std::ranges::count(tokenizer->end_of_generation, token) != 0;
+  };
+
+  const auto start = std::chrono::steady_clock::now();
+  std::span<const float> logits = session.set(prompt, callbacks.should_stop);
+  result.prompt_tokens = static_cast<std::int64_t>(prompt.size());
+  result.prompt_seconds = seconds_since(start);
+  const auto generate_start = std::chrono::steady_clock::now();
+  while (true) {
+    if (static_cast<std::int64_t>(result.tokens.size()) >= options.max_tokens) {
+      result.finish = FinishReason::length;
+      break;
+    }
+    const TokenId token = sampler.sample(logits);
+    if (ends(token)) break;
+    sampler.accept(token);
+    result.tokens.push_back(token);
+    if (decoder) {
+      const StopMatcher::Result safe = stops.push(decoder->push(token));
+      emit(safe.text);
+      if (safe.stopped) {
+        result.generate_seconds = seconds_since(generate_start);
+        return result;
+      }
+    }
+    if (callbacks.should_stop && callbacks.should_stop()) {
+      result.finish = FinishReason::cancelled;
+      break;
+    }
+    if (session.room() == 0) {
+      result.finish = FinishReason::context;
+      break;
+    }
+    if (static_cast<std::int64_t>(result.tokens.size()) < options.max_tokens) {
+      logits = session.append({&token, 1});
+    }
+  }
+  if (decoder) {
+    const StopMatcher::Result last = stops.push(decoder->finish());
+    emit(last.text);
+    if (!last.stopped) emit(stops.finish());
+  }
+  result.generate_seconds = seconds_since(generate_start);
+  return result;
+}
+
+}  // namespace tenfold

@@ -1,0 +1,77 @@
+#pragma once
+// One conversation on one KV cache sequence: append tokens, get the logits of the last one, go back
+// to any earlier point. And the loop that turns logits into streamed text.
+
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/model.h"
+#include "runtime/sampler.h"
+#include "runtime/tokenizer.h"
+
+namespace tenfold {
+
+inline constexpr std::int64_t kPrefillChunk = 512;  // tokens a step processes at once
+
+class Session {
+ public:
+  // The model, cache and workspace outlive the session. context: 0 means the model's own.
+  Session(const Model& model, Workspace& ws, std::int64_t context, KvType kv);
+
+  // Runs the tokens and returns the logits [vocab] of the last one, valid until the next call.
+  // Throws bad_request, naming both lengths, where they do not fit in the context; cancelled where
+  // should_stop() turns true between chunks (what was run stays).
+  std::span<const float> append(std::span<const TokenId> tokens,
+                                const std::function<bool()>& should_stop = {});
+  // Makes the session hold exactly `tokens`, reusing the longest common prefix already run; at
+  // least the last token is run, so logits are always returned.
+  std::span<const float> set(std::span<const TokenId> tokens,
+                             const std::function<bool()>& should_stop = {});
+
+  const std::vector<TokenId>& tokens() const noexcept { return tokens_; }
+  std::int64_t context() const noexcept { return context_; }
+  std::int64_t room() const noexcept {
+    return context_ - static_cast<std::int64_t>(tokens_.size());
+  }
+
+ private:
+  const Model* model_;
+  Workspace* ws_;
+  std::int64_t context_;
+  KvCache kv_;
+  Batch batch_;
+  std::vector<TokenId> tokens_;
+};
+
+struct GenerateOptions {
+  SamplerOptions sampler;
+  std::int64_t max_tokens = 128;
+  std::vector<std::string> stops;
+  bool ignore_eos = false;
+};
+
+enum class FinishReason { stop, length, context, cancelled };
+const char* to_string(FinishReason reason) noexcept;
+
+struct GenerateResult {
+  std::string text;             // empty without a tokenizer
+  std::vector<TokenId> tokens;  // the end-of-generation token not included
+  FinishReason finish = FinishReason::stop;
+  std::int64_t prompt_tokens = 0, reused_tokens = 0;
+  double prompt_seconds = 0, generate_seconds = 0;
+};
+
+struct GenerateCallbacks {
+  std::function<void(std::string_view text)> on_text;  // whole UTF-8 characters
+  std::function<bool()> should_stop;                   // true: finish as cancelled
+};
+
+// prompt: everything the session shall hold before the first new token. tokenizer may be null
+// (ids only). Ends at an end-of-generation token, a stop string, max_tokens or a full context.
+GenerateResult generate(Session& session, const Tokenizer* tokenizer,
+                        std::span<const TokenId> prompt, const GenerateOptions& options,
+                        const GenerateCallbacks& callbacks);
+
+}  // namespace tenfold
