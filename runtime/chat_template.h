@@ -26,7 +26,9 @@ class ChatTemplate {
 
   // variables: a JSON object (messages, add_generation_prompt, bos_token, eos_token, tools, ...).
   // Throws bad_request with the template's own text for raise_exception(), else bad_file.
+  // ordered_json keeps the order of keys, which shows where a template prints tools as JSON.
   std::string render(const nlohmann::json& variables) const;
+  std::string render(const nlohmann::ordered_json& variables) const;
   std::string render(std::span<const ChatMessage> messages, bool add_generation_prompt,
                      std::string_view bos_token, std::string_view eos_token) const;
 

@@ -14,11 +14,11 @@
 namespace tenfold {
 namespace gguf {
 
-void check_alignment(std::uint64_t alignment, std::string_view path) {
-  const bool power_of_two = (alignment & (alignment - 1)) == 0;
-  if (alignment < kMinAlignment || alignment > kMaxAlignment || !power_of_two)
-    throw_file_error(path, "{} is {}, expected a power of two from {} to {}", kAlignmentKey,
-                     alignment, kMinAlignment, kMaxAlignment);
+std::uint64_t checked_alignment(std::int64_t stated, std::string_view path) {
+  if (stated < kMinAlignment || stated > kMaxAlignment || (stated & (stated - 1)) != 0)
+    throw_file_error(path, "{} is {}, expected a power of two from {} to {}", kAlignmentKey, stated,
+                     kMinAlignment, kMaxAlignment);
+  return static_cast<std::uint64_t>(stated);
 }
 
 std::uint64_t tensor_bytes(std::span<const std::int64_t> shape, DType dtype, std::string_view path,
@@ -50,7 +50,10 @@ namespace {
 // Walks the file; knows which field is being read, so that every message can name it.
 class Cursor {
  public:
-  Cursor(std::span<const std::byte> bytes, std::string_view path) : bytes_(bytes), path_(path) {}
+  Cursor(std::span<const std::byte> file, std::string_view path)
+      : bytes_(file.first(std::min<std::uint64_t>(file.size(), kMaxHeaderBytes))),
+        path_(path),
+        end_(bytes_.size() == file.size() ? "file" : "first GiB, which holds all metadata,") {}
 
   // The field is `kind` "name", or `kind` index while the name is not known.
   void set_field(std::string_view kind, std::uint64_t index, std::string_view name = {}) {
@@ -73,8 +76,8 @@ class Cursor {
 
   std::span<const std::byte> take(std::uint64_t size) {
     if (size > remaining())
-      fail("{} bytes expected at byte {}, found {} before the file ends", size, position_,
-           remaining());
+      fail("{} bytes expected at byte {}, found {} before the {} ends", size, position_,
+           remaining(), end_);
     const auto taken = bytes_.subspan(position_, size);
     position_ += size;
     return taken;
@@ -110,6 +113,7 @@ class Cursor {
  private:
   std::span<const std::byte> bytes_;
   std::string_view path_;
+  std::string_view end_;
   std::uint64_t position_ = 0;
   std::string_view kind_;
   std::uint64_t index_ = kNoIndex;
@@ -325,10 +329,8 @@ GgufContents parse_gguf(std::span<const std::byte> bytes, std::string_view path)
   const auto n_keys = cursor.count("keys", kMinKeyBytes, kMaxGgufKeys);
   gguf::read_metadata(cursor, n_keys, contents.metadata);
 
-  std::uint64_t alignment = gguf::kDefaultAlignment;
-  if (const auto stated = contents.metadata.get_int(gguf::kAlignmentKey))
-    alignment = static_cast<std::uint64_t>(*stated);
-  gguf::check_alignment(alignment, path);
+  const std::uint64_t alignment = gguf::checked_alignment(
+      contents.metadata.get_int(gguf::kAlignmentKey).value_or(gguf::kDefaultAlignment), path);
 
   cursor.set_field("tensor table", gguf::Cursor::kNoIndex);
   cursor.n_fitting(n_tensors, "tensors", kMinTensorBytes);

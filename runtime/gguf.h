@@ -101,7 +101,7 @@ class GgufWriter {
   OutputFile file_;
   std::vector<GgufTensorDecl> tensors_;
   std::vector<std::uint64_t> sizes_;
-  std::uint64_t alignment_ = 64;
+  std::uint64_t alignment_ = 0;
   std::size_t current_ = 0;    // the tensor being written
   std::uint64_t written_ = 0;  // its bytes so far
 };

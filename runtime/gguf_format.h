@@ -16,10 +16,13 @@ namespace tenfold::gguf {
 inline constexpr std::string_view kMagic = "GGUF";
 inline constexpr std::uint32_t kWrittenVersion = 3;
 inline constexpr std::string_view kAlignmentKey = "general.alignment";
-inline constexpr std::uint64_t kDefaultAlignment = 32;  // of a file that does not say
-inline constexpr std::uint64_t kMinAlignment = 8;
-inline constexpr std::uint64_t kMaxAlignment = 1u << 16;
+inline constexpr std::int64_t kDefaultAlignment = 32;  // of a file that does not say
+inline constexpr std::int64_t kWrittenAlignment = 64;
+inline constexpr std::int64_t kMinAlignment = 8;
+inline constexpr std::int64_t kMaxAlignment = 1u << 16;
 inline constexpr std::uint32_t kMaxDims = 4;
+// Metadata and tensor table end before this; what a larger (sparse) file claims is not believed.
+inline constexpr std::uint64_t kMaxHeaderBytes = 1u << 30;
 
 enum class ValueType : std::uint32_t {
   u8 = 0,
@@ -114,8 +117,9 @@ constexpr std::uint64_t align_up(std::uint64_t offset, std::uint64_t alignment) 
   return (offset + alignment - 1) & ~(alignment - 1);
 }
 
-// Throws bad_file naming `path` unless `alignment` is a power of two within the limits.
-void check_alignment(std::uint64_t alignment, std::string_view path);
+// `stated` as an alignment. Throws bad_file naming `path` unless it is a power of two within the
+// limits.
+std::uint64_t checked_alignment(std::int64_t stated, std::string_view path);
 
 // Bytes of a tensor, row-major shape. Throws bad_file naming `path` and `name` for a rank beyond
 // 1..4, an empty extent, a row that is no whole number of blocks, and a size that overflows.

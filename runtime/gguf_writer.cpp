@@ -74,11 +74,9 @@ void check_names(const Range& range, std::string_view kind, std::string_view pat
   }
 }
 
-std::uint64_t settle_alignment(GgufMetadata& metadata, std::uint64_t fallback,
-                               std::string_view path) {
-  const auto stated = metadata.get_int(gguf::kAlignmentKey);
-  const std::uint64_t alignment = stated ? static_cast<std::uint64_t>(*stated) : fallback;
-  gguf::check_alignment(alignment, path);
+std::uint64_t settle_alignment(GgufMetadata& metadata) {
+  const std::uint64_t alignment = gguf::checked_alignment(
+      metadata.get_int(gguf::kAlignmentKey).value_or(gguf::kWrittenAlignment), metadata.path);
   metadata.set(std::string(gguf::kAlignmentKey), static_cast<std::uint32_t>(alignment));
   return alignment;
 }
@@ -89,7 +87,7 @@ GgufWriter::GgufWriter(const std::filesystem::path& path, bool overwrite, GgufMe
                        std::vector<GgufTensorDecl> tensors)
     : file_(path, overwrite), tensors_(std::move(tensors)) {
   metadata.path = file_.path();
-  alignment_ = settle_alignment(metadata, alignment_, file_.path());
+  alignment_ = settle_alignment(metadata);
   check_names(metadata.entries, "key", file_.path(), kMaxGgufKeys,
               [](const auto& entry) -> std::string_view { return entry.first; });
   check_names(tensors_, "tensor", file_.path(), kMaxGgufTensors,

@@ -1,5 +1,6 @@
 #include "runtime/json_file.h"
 
+#include <algorithm>
 #include <limits>
 #include <vector>
 
@@ -72,14 +73,15 @@ class Builder final : public nlohmann::json_sax<json> {
   bool parse_error(std::size_t position, const std::string&,
                    const nlohmann::detail::exception& error) override {
     // "[json.exception.parse_error.101] parse error at line 1, column 2: syntax error ...", and
-    // what was read last, which can be as long as the file.
+    // what was read last, which can be as long as the file and hold any bytes.
     constexpr std::size_t kMaxReason = 200;
-    std::string_view reason = error.what();
-    reason.remove_prefix(std::min(reason.find("] ") + 2, reason.size()));
-    if (const auto colon = reason.find(": "); reason.starts_with("parse error"))
-      reason.remove_prefix(colon + 2);
-    throw_file_error(name_, "byte {}: not valid JSON: {}{}", position, reason.substr(0, kMaxReason),
-                     reason.size() > kMaxReason ? "..." : "");
+    std::string reason = error.what();
+    reason.erase(0, std::min(reason.find("] ") + 2, reason.size()));
+    if (reason.starts_with("parse error")) reason.erase(0, reason.find(": ") + 2);
+    if (reason.size() > kMaxReason) reason = reason.substr(0, kMaxReason) + "...";
+    std::replace_if(
+        reason.begin(), reason.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+    throw_file_error(name_, "byte {}: not valid JSON: {}", position, reason);
   }
 
  private:

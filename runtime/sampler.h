@@ -34,22 +34,31 @@ void validate(const SamplerOptions& options, std::int64_t vocab_size);
 class Sampler {
  public:
   explicit Sampler(SamplerOptions options);
-  // logits: [vocab]. NaN logits are an Error (device): the model is broken, not the sampler.
+  // logits: [vocab]; -infinity marks a banned token. NaN logits are an Error (device): the model is
+  // broken, not the sampler.
   std::int32_t sample(std::span<const float> logits);
   void accept(std::int32_t token);  // prompt and generated tokens, for the penalties
   void reset_history();
 
  private:
+  void apply_bias_and_penalties();
+  void select_candidates();
+  std::int32_t draw();
+  std::uint64_t next_random();
+
   SamplerOptions options_;
   std::array<std::uint64_t, 4> rng_;
-  std::vector<std::int32_t> history_;
+  std::vector<std::int32_t> history_;  // the last penalty_last tokens
+  std::vector<float> logits_;          // with bias and penalties
   std::vector<std::pair<float, std::int32_t>> candidates_;
+  std::vector<double> weights_;
 };
 
 // Finds stop strings in streamed text: text that could begin a stop string is held back.
 class StopMatcher {
  public:
-  explicit StopMatcher(std::vector<std::string> stops) : stops_(std::move(stops)) {}
+  // Empty stop strings are ignored.
+  explicit StopMatcher(std::vector<std::string> stops);
   struct Result {
     std::string text;  // safe to show now
     bool stopped;      // a stop string was completed; text ends before it

@@ -14,6 +14,7 @@ namespace tenfold {
 
 class StringArray {
  public:
+  using value_type = std::string_view;
   class const_iterator {
    public:
     using iterator_category = std::input_iterator_tag;

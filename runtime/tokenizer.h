@@ -37,12 +37,14 @@ class Tokenizer {
   // space its dummy prefix added.
   virtual std::string decode(std::span<const TokenId> ids, bool special = false) const = 0;
   virtual std::optional<TokenId> token_to_id(std::string_view token) const = 0;  // exact entry
+  // The tokenizer.ggml.* keys that hold the vocabulary itself, padded with unused entries to
+  // n_tokens (the rows of the embedding); write_tokenizer_keys() adds the rest.
+  virtual void write_vocabulary(GgufMetadata& keys, std::int64_t n_tokens) const = 0;
 
   std::int64_t vocab_size = 0;
   std::optional<TokenId> bos, eos, unk, pad;
-  std::vector<TokenId>
-      end_of_generation;  // eos and whatever else ends a turn (<|im_end|>, <|eot_id|>...)
-  bool adds_bos = false;  // the model's rule: BOS before a prompt
+  std::vector<TokenId> end_of_generation;  // eos and what else ends a turn (<|im_end|>, <|eot_id|>)
+  bool adds_bos = false;                   // the model's rule: BOS before a prompt
   bool adds_space_prefix = false;
   std::string chat_template;  // empty: the model has none
   std::string kind;           // "sentencepiece" or "byte-level BPE (smollm)", for inspect
@@ -52,6 +54,9 @@ class Tokenizer {
 // unsupported (an unknown tokenizer.ggml.model / .pre, by name).
 std::unique_ptr<Tokenizer> load_tokenizer(const ModelSource& source);
 std::unique_ptr<Tokenizer> load_sentencepiece(const std::filesystem::path& tokenizer_model);
+
+// Everything load_tokenizer needs to rebuild this tokenizer from a GGUF.
+void write_tokenizer_keys(const Tokenizer& tokenizer, GgufMetadata& keys, std::int64_t n_tokens);
 
 // Streaming: push ids, get text that never ends inside a UTF-8 character. Invalid bytes become
 // U+FFFD, as in the whole decode made valid.

@@ -190,8 +190,12 @@ Bytes locate_data(const CentralEntry& entry, Bytes before_directory, std::string
     throw_file_error(name, "zip entry {}: local header at byte {}, expected at most {}",
                      quote(entry.name), entry.local_offset, before_directory.size());
   }
+  const auto disagree = [&] {
+    throw_file_error(name, "zip entry {}: its local header at byte {} says otherwise",
+                     quote(entry.name), entry.local_offset);
+  };
   ByteCursor cursor(before_directory, name, entry.local_offset);
-  const auto signature = cursor.read<std::uint32_t>("zip local header");
+  if (cursor.read<std::uint32_t>("zip local header") != kLocalSignature) disagree();
   cursor.take(2, "zip local header");  // version
   const unsigned flags = cursor.read<std::uint16_t>("zip flags");
   const unsigned method = cursor.read<std::uint16_t>("zip method");
@@ -205,10 +209,9 @@ Bytes locate_data(const CentralEntry& entry, Bytes before_directory, std::string
     return local == entry.size || local == kMax32 ||
            (local == 0 && (flags & kFlagSizesFollow) != 0);
   };
-  if (signature != kLocalSignature || flags != entry.flags || method != entry.method ||
-      local_name != entry.name || !size_agrees(packed_size) || !size_agrees(size)) {
-    throw_file_error(name, "zip entry {}: its local header at byte {} says otherwise",
-                     quote(entry.name), entry.local_offset);
+  if (flags != entry.flags || method != entry.method || local_name != entry.name ||
+      !size_agrees(packed_size) || !size_agrees(size)) {
+    disagree();
   }
   cursor.take(extra_length, "zip extra fields");
   return cursor.take(entry.size, "zip entry data");

@@ -1,11 +1,9 @@
 #pragma once
-// The vector vocabulary on AVX-512 F/BW/VL/DQ: 16 lanes. TENFOLD_EMULATE_AVX512 replaces the
-// intrinsics by SIMDe's portable ones, so that a test can run this unit on any machine.
+// The vector vocabulary on AVX-512 F/BW/VL/DQ: 16 lanes. A test builds this unit with
+// TENFOLD_AVX512_INTRINSICS naming a header of portable stand-ins, to run it on any machine.
 
-#ifdef TENFOLD_EMULATE_AVX512
-#define SIMDE_ENABLE_NATIVE_ALIASES
-#include <simde/x86/avx512.h>
-#include <simde/x86/f16c.h>
+#ifdef TENFOLD_AVX512_INTRINSICS
+#include TENFOLD_AVX512_INTRINSICS
 #else
 #include <immintrin.h>
 #endif
@@ -39,15 +37,7 @@ static inline void store(float* p, F32 a) { _mm512_storeu_ps(p, a.v); }
 static inline void store_n(float* p, F32 a, int n) {
   _mm512_mask_storeu_ps(p, lanes_below(n), a.v);
 }
-static inline F32 widen_f16(__m256i h) {
-#ifdef TENFOLD_EMULATE_AVX512
-  return {
-      _mm512_insertf32x8(_mm512_castps256_ps512(simde_mm256_cvtph_ps(_mm256_castsi256_si128(h))),
-                         simde_mm256_cvtph_ps(_mm256_extracti128_si256(h, 1)), 1)};
-#else
-  return {_mm512_cvtph_ps(h)};
-#endif
-}
+static inline F32 widen_f16(__m256i h) { return {_mm512_cvtph_ps(h)}; }
 static inline F32 load_f16(const std::uint16_t* p) {
   return widen_f16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }

@@ -1,0 +1,197 @@
+// One row per kernel, weight type, shape and ISA. Products report GFLOP/s, GB/s of weights and the
+// share of this machine's limit measured in the same run: FMA peak for prefill, read bandwidth for
+// decode. One thread.
+
+#include <benchmark/benchmark.h>
+
+#include <chrono>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "kernels/buffer.h"
+#include "kernels/cpu/isa.h"
+
+namespace tenfold {
+namespace {
+
+double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// GFLOP/s of independent FMAs: a product whose operands all stay in L1.
+double measure_fma_peak(const KernelTable& kernels) {
+  std::vector<float> w(4 * 256, 1.0f), x(24 * 256, 1.0f), y(24 * 4), scratch(32 * 256);
+  LinearArgs args{w.data(), WeightType::f32, 4, 256,  nullptr, x.data(), 256,
+                  24,       y.data(),        4, false};
+  double best = 0;
+  for (int trial = 0; trial < 20; ++trial) {
+    const double start = seconds();
+    for (int i = 0; i < 2000; ++i) kernels.linear(args, 0, 4, scratch.data());
+    best = std::max(best, 2000.0 * 2 * 4 * 256 * 24 / (seconds() - start) / 1e9);
+  }
+  return best;
+}
+
+// GB/s of reading 256 MiB once per pass, eight bytes at a time.
+double measure_read_bandwidth() {
+  const Buffer memory(256u << 20);
+  std::memset(memory.data(), 1, memory.bytes());
+  double best = 0;
+  for (int trial = 0; trial < 5; ++trial) {
+    const double start = seconds();
+    const auto* p = memory.as<std::uint64_t>();
+    std::uint64_t sums[8] = {};
+    for (std::size_t i = 0; i < memory.bytes() / 8; i += 8) {
+      for (std::size_t j = 0; j < 8; ++j) sums[j] ^= p[i + j];
+    }
+    for (std::uint64_t& sum : sums) benchmark::DoNotOptimize(sum);
+    best = std::max(best, static_cast<double>(memory.bytes()) / (seconds() - start) / 1e9);
+  }
+  return best;
+}
+
+void linear(benchmark::State& state, const KernelTable& kernels, WeightType type, double fma_peak,
+            double bandwidth) {
+  const std::int64_t rows = state.range(0), cols = state.range(1), tokens = state.range(2);
+  const std::size_t bytes =
+      static_cast<std::size_t>(rows * cols) * (type == WeightType::f32 ? 4 : 2);
+  const std::size_t copies = tokens == 1 ? (128u << 20) / bytes + 1 : 1;  // decode: from memory
+  const Buffer weights(bytes * copies);
+  std::memset(weights.data(), 0x11, weights.bytes());
+  std::vector<float> x(static_cast<std::size_t>(tokens * cols), 0.5f);
+  std::vector<float> y(static_cast<std::size_t>(tokens * rows));
+  std::vector<float> scratch(static_cast<std::size_t>(kernels.linear_scratch(cols)));
+  std::size_t copy = 0;
+  for (auto _ : state) {
+    const LinearArgs args{weights.data() + bytes * copy,
+                          type,
+                          rows,
+                          cols,
+                          nullptr,
+                          x.data(),
+                          cols,
+                          tokens,
+                          y.data(),
+                          rows,
+                          false};
+    kernels.linear(args, 0, rows, scratch.data());
+    copy = (copy + 1) % copies;
+    benchmark::DoNotOptimize(y.data());
+  }
+  using benchmark::Counter;
+  const double iterations = static_cast<double>(state.iterations());
+  const double gflop = 2e-9 * static_cast<double>(rows * cols * tokens) * iterations;
+  const double gb = 1e-9 * static_cast<double>(bytes) * iterations;
+  state.counters["GFLOP/s"] = Counter(gflop, Counter::kIsRate);
+  state.counters["GB/s"] = Counter(gb, Counter::kIsRate);
+  if (tokens == 1) {
+    state.counters["of_read"] = Counter(gb / bandwidth, Counter::kIsRate);
+  } else {
+    state.counters["of_fma"] = Counter(gflop / fma_peak, Counter::kIsRate);
+  }
+}
+
+void attention(benchmark::State& state, const KernelTable& kernels) {
+  const std::int64_t queries = state.range(0), head_dim = state.range(1);
+  const std::int64_t page = kPageTokens * head_dim;
+  const Buffer pages(static_cast<std::size_t>(8 * page) * 2);
+  const void* k[4];
+  const void* v[4];
+  for (int p = 0; p < 4; ++p) {
+    k[p] = pages.data() + p * page * 2;
+    v[p] = pages.data() + (p + 4) * page * 2;
+  }
+  std::vector<float> data(static_cast<std::size_t>(queries * head_dim), 0.1f);
+  std::vector<const float*> q;
+  for (std::int64_t i = 0; i < queries; ++i) q.push_back(data.data() + i * head_dim);
+  const std::vector<std::int64_t> n_keys(static_cast<std::size_t>(queries), kAttentionChunk);
+  std::vector<float> max(n_keys.size()), sum(n_keys.size()), out(data.size());
+  std::vector<float> scratch(
+      static_cast<std::size_t>(kernels.attention_scratch(queries, head_dim)));
+  const AttentionChunkArgs args{k,          v,          true,      head_dim,
+                                0.125f,     queries,    q.data(),  n_keys.data(),
+                                max.data(), sum.data(), out.data()};
+  for (auto _ : state) {
+    kernels.attention_chunk(args, scratch.data());
+    benchmark::DoNotOptimize(out.data());
+  }
+  const double flop = 4.0 * static_cast<double>(queries * head_dim * kAttentionChunk);
+  state.counters["GFLOP/s"] = benchmark::Counter(
+      1e-9 * flop * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
+}
+
+void norm(benchmark::State& state, const KernelTable& kernels, bool rms) {
+  const std::int64_t dim = state.range(0);
+  const std::vector<float> x(static_cast<std::size_t>(dim), 0.3f);
+  std::vector<float> y(x.size());
+  for (auto _ : state) {
+    if (rms) {
+      kernels.rms_norm(x.data(), x.data(), 1e-5f, dim, y.data());
+    } else {
+      kernels.layer_norm(x.data(), x.data(), x.data(), 1e-5f, dim, y.data());
+    }
+    benchmark::DoNotOptimize(y.data());
+  }
+}
+
+void silu(benchmark::State& state, const KernelTable& kernels) {
+  std::vector<float> gate(static_cast<std::size_t>(state.range(0)), 0.3f);
+  const std::vector<float> up(gate.size(), 1.0f);
+  for (auto _ : state) {
+    kernels.silu_mul(gate.data(), up.data(), state.range(0));
+    benchmark::DoNotOptimize(gate.data());
+  }
+}
+
+void register_kernels(const KernelTable& kernels, double bandwidth) {
+  const double peak = measure_fma_peak(kernels);
+  std::printf("%s: %.1f GFLOP/s in L1\n", kernels.isa, peak);
+  const std::string isa = kernels.isa;
+  const struct {
+    WeightType type;
+    const char* name;
+  } types[] = {{WeightType::f32, "f32"}, {WeightType::f16, "f16"}, {WeightType::bf16, "bf16"}};
+  for (const auto& [type, name] : types) {
+    auto* bench = benchmark::RegisterBenchmark(
+        (isa + "/linear_" + name).c_str(),
+        [&kernels, type = type, peak, bandwidth](benchmark::State& state) {
+          linear(state, kernels, type, peak, bandwidth);
+        });
+    for (const std::int64_t tokens : {1, 2, 4, 8, 32, 512}) {
+      bench->Args({576, 576, tokens})->Args({1536, 576, tokens})->Args({576, 1536, tokens});
+      bench->Args({2048, 2048, tokens});
+    }
+  }
+  benchmark::RegisterBenchmark((isa + "/attention_f16").c_str(),
+                               [&kernels](benchmark::State& state) { attention(state, kernels); })
+      ->Args({1, 64})
+      ->Args({3, 64})
+      ->Args({32, 64})
+      ->Args({32, 128});
+  for (const bool rms : {true, false}) {
+    benchmark::RegisterBenchmark(
+        (isa + (rms ? "/rms_norm" : "/layer_norm")).c_str(),
+        [&kernels, rms](benchmark::State& state) { norm(state, kernels, rms); })
+        ->Arg(576)
+        ->Arg(4096);
+  }
+  benchmark::RegisterBenchmark((isa + "/silu_mul").c_str(), [&kernels](benchmark::State& state) {
+    silu(state, kernels);
+  })->Arg(1536);
+}
+
+}  // namespace
+}  // namespace tenfold
+
+int main(int argc, char** argv) {
+  const double bandwidth = tenfold::measure_read_bandwidth();
+  std::printf("%s, read bandwidth of one thread %.1f GB/s\n", tenfold::cpu_name().c_str(),
+              bandwidth);
+  for (const tenfold::KernelTable* kernels : tenfold::runnable_kernels()) {
+    tenfold::register_kernels(*kernels, bandwidth);
+  }
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}

@@ -1,0 +1,80 @@
+#pragma once
+// AVX-512 for machines without it: SIMDe's portable intrinsics, and stand-ins for the few that
+// Debian's SIMDe 0.7.4 lacks. Only the test of the AVX-512 kernels includes this.
+
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#include <simde/x86/f16c.h>
+#include <simde/x86/fma.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+using __mmask16 = std::uint16_t;
+
+namespace emulated {
+
+template <typename To, typename From>
+To same_bits(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+inline __m512 maskz_loadu_ps(__mmask16 mask, const float* p) {
+  float lanes[16] = {};
+  for (int i = 0; i < 16; ++i) {
+    if ((mask >> i & 1) != 0) lanes[i] = p[i];
+  }
+  return same_bits<__m512>(lanes);
+}
+
+inline void mask_storeu_ps(float* p, __mmask16 mask, __m512 a) {
+  float lanes[16];
+  std::memcpy(lanes, &a, sizeof lanes);
+  for (int i = 0; i < 16; ++i) {
+    if ((mask >> i & 1) != 0) p[i] = lanes[i];
+  }
+}
+
+inline __m512i cvtepu16_epi32(__m256i a) {
+  std::uint16_t in[16];
+  std::int32_t out[16];
+  std::memcpy(in, &a, sizeof in);
+  for (int i = 0; i < 16; ++i) out[i] = in[i];
+  return same_bits<__m512i>(out);
+}
+
+inline __m512i cvtps_epi32(__m512 a) {
+  float in[16];
+  std::int32_t out[16];
+  std::memcpy(in, &a, sizeof in);
+  for (int i = 0; i < 16; ++i) out[i] = static_cast<std::int32_t>(std::nearbyint(in[i]));
+  return same_bits<__m512i>(out);
+}
+
+inline __m256 half_ps(__m512 a, int index) {
+  float lanes[16];
+  std::memcpy(lanes, &a, sizeof lanes);
+  float half[8];
+  std::memcpy(half, lanes + 8 * index, sizeof half);
+  return same_bits<__m256>(half);
+}
+
+inline __m512 cvtph_ps(__m256i a) {
+  __m128i in[2];
+  std::memcpy(in, &a, sizeof in);
+  const __m256 out[2] = {simde_mm256_cvtph_ps(in[0]), simde_mm256_cvtph_ps(in[1])};
+  return same_bits<__m512>(out);
+}
+
+}  // namespace emulated
+
+#define _mm512_maskz_loadu_ps emulated::maskz_loadu_ps
+#define _mm512_mask_storeu_ps emulated::mask_storeu_ps
+#define _mm512_cvtepu16_epi32 emulated::cvtepu16_epi32
+#define _mm512_cvtps_epi32 emulated::cvtps_epi32
+#define _mm512_extractf32x8_ps emulated::half_ps
+#define _mm512_cvtph_ps emulated::cvtph_ps

@@ -1,0 +1,25 @@
+#pragma once
+// Every kernel table a test can run here: what the machine has, and AVX-512 in emulation.
+
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/isa.h"
+
+namespace tenfold {
+
+const KernelTable& avx512_emulated_kernels() noexcept;
+
+struct NamedKernels {
+  std::string name;
+  const KernelTable* table;
+};
+
+inline std::vector<NamedKernels> all_kernels() {
+  std::vector<NamedKernels> list;
+  for (const KernelTable* table : runnable_kernels()) list.push_back({table->isa, table});
+  list.push_back({"avx512_emulated", &avx512_emulated_kernels()});
+  return list;
+}
+
+}  // namespace tenfold
