@@ -1,6 +1,5 @@
 #include <unistd.h>
 
-#include <cstdlib>
 #include <limits>
 
 #include "tools/args.h"
@@ -20,17 +19,6 @@ struct Options {
   std::string system;
   std::int64_t context = 0;
 };
-
-// ${XDG_STATE_HOME:-~/.local/state}/tenfold/history; empty where there is no home.
-std::filesystem::path history_path() {
-  const char* state = std::getenv("XDG_STATE_HOME");
-  const char* home = std::getenv("HOME");
-  if (state != nullptr && *state != '\0') {
-    return std::filesystem::path(state) / "tenfold/history";
-  }
-  if (home == nullptr || *home == '\0') return {};
-  return std::filesystem::path(home) / ".local/state/tenfold/history";
-}
 
 GenerateCallbacks streaming() {
   GenerateCallbacks callbacks;
@@ -87,22 +75,15 @@ void answer(ChatState& state, std::string text) {
 // The terminal's side of the chat: lines, and how often Ctrl-C was pressed in a row.
 class Console {
  public:
-  Console() : editor_(kPrompt, history_path()) {}
+  Console() : editor_(kPrompt, default_history_file()) {}
 
   enum class Input { line, again, quit_end, quit_interrupt };
-  // A line and its continuations.
-  Input read(std::string& text) {
-    text.clear();
-    std::string line;
-    while (true) {
-      const LineEditor::Status status = editor_.read(line);
-      if (status == LineEditor::Status::end) return Input::quit_end;
-      if (status == LineEditor::Status::interrupted) return interrupt();
-      interrupts_ = 0;
-      text += line;
-      if (text.empty() || text.back() != '\\') return Input::line;
-      text.back() = '\n';
-    }
+  Input read(std::string& line) {
+    const LineEditor::Status status = editor_.read(line);
+    if (status == LineEditor::Status::end) return Input::quit_end;
+    if (status == LineEditor::Status::interrupted) return interrupt();
+    interrupts_ = 0;
+    return Input::line;
   }
   // Counts a Ctrl-C that stopped an answer: the next one quits.
   void count(int interrupts) { interrupts_ += interrupts; }
