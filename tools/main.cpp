@@ -2,6 +2,7 @@
 // and an exit code.
 
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <new>
 #include <span>
@@ -84,6 +85,7 @@ int parse_and_run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   using namespace tenfold;
+  std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is an error of write() like any other
   try {
     return parse_and_run(argc, argv);
   } catch (const Error& error) {
