@@ -205,13 +205,18 @@ class PieceChecker {
   int n_bytes_ = 0;
 };
 
+bool library_adds_prefix(const SentencePieceVocabulary& vocabulary) noexcept {
+  return vocabulary.space_prefix != SpacePrefix::none &&
+         (vocabulary.remove_extra_whitespaces || !vocabulary.precompiled_charsmap.empty());
+}
+
 std::string normalizer_spec(const SentencePieceVocabulary& vocabulary) {
   ProtoWriter spec;
   spec.bytes(normalizer_field::name, "identity");
   if (!vocabulary.precompiled_charsmap.empty()) {
     spec.bytes(normalizer_field::charsmap, vocabulary.precompiled_charsmap);
   }
-  spec.number(normalizer_field::add_dummy_prefix, 0);
+  spec.number(normalizer_field::add_dummy_prefix, library_adds_prefix(vocabulary));
   spec.number(normalizer_field::remove_extra_whitespaces, vocabulary.remove_extra_whitespaces);
   spec.number(normalizer_field::escape_whitespaces, 1);
   return spec.take();
@@ -283,7 +288,8 @@ ModelProto write_model_proto(const SentencePieceVocabulary& vocabulary, std::str
                 kMaxProtoBytes);
   }
   return {model.take(), static_cast<TokenId>(checker.unknown()),
-          checker.unknown() < vocabulary.scores.size(), checker.byte_fallback()};
+          checker.unknown() < vocabulary.scores.size(), checker.byte_fallback(),
+          library_adds_prefix(vocabulary)};
 }
 
 }  // namespace tenfold

@@ -18,12 +18,14 @@ struct ModelProto {
   TokenId unknown = 0;           // the library's id for text without a piece
   bool unknown_is_entry = true;  // false: it lies past the vocabulary's end and must be dropped
   bool byte_fallback = false;
+  // The library adds the dummy prefix to everything it encodes. Else the caller puts a U+2581 where
+  // it wants one, which a normalizer that trims or maps spaces would undo.
+  bool adds_prefix = false;
 };
 
 // A proto that the library accepts, for vocabulary.entries' first scores.size() entries: entries it
 // would refuse (empty, doubled, malformed bytes) become unreachable control pieces, a missing
-// unknown piece is added at the end, and byte fallback needs all 256 bytes. Without dummy prefix:
-// the caller puts the U+2581.
+// unknown piece is added at the end, and byte fallback needs all 256 bytes.
 ModelProto write_model_proto(const SentencePieceVocabulary& vocabulary, std::string_view path);
 
 // "<0x0A>" -> 10; -1 for anything else.

@@ -72,7 +72,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   Entries entries_;
   std::vector<float> scores_;
   SpacePrefix space_prefix_;
-  bool remove_extra_whitespaces_;
+  bool library_adds_prefix_ = false;
   bool cuts_into_chunks_ = false;  // encoding chunks of words gives the same ids as the whole text
   sentencepiece::SentencePieceProcessor library_;
   std::optional<TokenId> dropped_;  // the library's unknown id where the vocabulary has none
@@ -83,8 +83,7 @@ class SentencePieceTokenizer final : public Tokenizer {
 
 SentencePieceTokenizer::SentencePieceTokenizer(SentencePieceVocabulary vocabulary,
                                                std::string_view path)
-    : space_prefix_(vocabulary.space_prefix),
-      remove_extra_whitespaces_(vocabulary.remove_extra_whitespaces) {
+    : space_prefix_(vocabulary.space_prefix) {
   load_library(vocabulary, path);
   entries_ = std::move(vocabulary.entries);
   index_entries(vocabulary.scores.size());
@@ -102,8 +101,9 @@ void SentencePieceTokenizer::load_library(const SentencePieceVocabulary& vocabul
   const ModelProto proto = write_model_proto(vocabulary, path);
   const auto status = library_.LoadFromSerializedProto(proto.bytes);
   if (!status.ok()) throw_file_error(path, "SentencePiece refuses the model: {}", status.message());
+  library_adds_prefix_ = proto.adds_prefix;
   cuts_into_chunks_ = proto.byte_fallback && vocabulary.precompiled_charsmap.empty() &&
-                      !remove_extra_whitespaces_ &&
+                      !vocabulary.remove_extra_whitespaces &&
                       std::ranges::none_of(vocabulary.entries.texts, crosses_words);
   if (proto.unknown_is_entry) {
     unk = proto.unknown;
@@ -146,10 +146,7 @@ std::optional<TokenId> SentencePieceTokenizer::control_id(std::string_view text)
 void SentencePieceTokenizer::encode_valid(std::string_view text, bool prefix,
                                           std::vector<TokenId>& ids) const {
   std::string prefixed;
-  if (prefix) {
-    if (remove_extra_whitespaces_) {
-      text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
-    }
+  if (prefix && !library_adds_prefix_) {
     prefixed.append(kSpaceSymbol).append(text);
     text = prefixed;
   }

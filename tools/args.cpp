@@ -1,0 +1,135 @@
+#include "tools/args.h"
+
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include "kernels/error.h"
+
+namespace tenfold {
+namespace {
+
+constexpr int kMaxThreads = 1024;
+
+KvType parse_kv(const std::string& name) {
+  if (name == "f16") return KvType::f16;
+  if (name == "f32") return KvType::f32;
+  throw CLI::ValidationError(name == "q8"
+                                 ? "--kv q8 is not available in this version: choose f16 or f32"
+                                 : fmt::format("--kv must be f16 or f32, found {}", name));
+}
+
+std::string check_device_name(const std::string& name) {
+  const bool numbered = name.size() > 5 && name.compare(0, 5, "cuda:") == 0 &&
+                        name.find_first_not_of("0123456789", 5) == std::string::npos;
+  if (name == "cpu" || name == "auto" || name == "cuda" || numbered) return {};
+  return fmt::format("--device must be cpu, cuda, cuda:N or auto, found {}", name);
+}
+
+// "ID=B" as --logit-bias takes it.
+std::pair<std::int32_t, float> parse_bias(const std::string& text) {
+  const std::size_t equals = text.find('=');
+  std::int32_t id = 0;
+  float bias = 0;
+  if (equals != std::string::npos) {
+    const char* begin = text.data();
+    const char* end = begin + text.size();
+    const auto left = std::from_chars(begin, begin + equals, id);
+    const auto right = std::from_chars(begin + equals + 1, end, bias);
+    if (left.ec == std::errc{} && left.ptr == begin + equals && right.ec == std::errc{} &&
+        right.ptr == end && id >= 0 && std::isfinite(bias)) {
+      return {id, bias};
+    }
+  }
+  throw_error(ErrorCode::bad_request,
+              "--logit-bias must be ID=BIAS, a token id and a number, found {}", text);
+}
+
+}  // namespace
+
+void add_common_options(CLI::App& app, CommonOptions& options, ModelArgument model) {
+  if (model == ModelArgument::option) {
+    app.add_option("-m,--model", options.model, "GGUF file or Hugging Face directory")
+        ->type_name("MODEL")
+        ->required();
+  } else if (model == ModelArgument::positional) {
+    app.add_option("-m,--model,MODEL", options.model, "GGUF file or Hugging Face directory")
+        ->type_name("MODEL")
+        ->required();
+  }
+  constexpr const char* kGroup = "Common options";
+  app.add_option("--device", options.device, "cpu, cuda, cuda:N or auto (this build: cpu)")
+      ->check(check_device_name)
+      ->type_name("DEVICE")
+      ->group(kGroup);
+  app.add_option("--threads", options.threads, "CPU threads; default: one for each core")
+      ->check(CLI::Range(1, kMaxThreads))
+      ->type_name("N")
+      ->group(kGroup);
+  app.add_option("--isa", options.isa, "CPU kernels: scalar, avx2 or avx512; default: the best")
+      ->check(CLI::IsMember({"scalar", "avx2", "avx512"}))
+      ->envname("TENFOLD_ISA")
+      ->type_name("ISA")
+      ->group(kGroup);
+  app.add_option_function<std::string>(
+         "--kv", [&options](const std::string& name) { options.kv = parse_kv(name); },
+         "numbers of the KV cache: f16 or f32")
+      ->type_name("TYPE")
+      ->group(kGroup);
+  app.add_flag("-v,--verbose", options.verbose, "say more on standard error")->group(kGroup);
+  app.add_flag("--quiet", options.quiet, "say nothing on standard error but errors")->group(kGroup);
+}
+
+void check_device(const CommonOptions& options) {
+  if (options.device == "cpu" || options.device == "auto") return;
+  throw_error(ErrorCode::device,
+              "--device {} is unsupported: this build has no CUDA backend; use --device cpu",
+              options.device);
+}
+
+GenerateOptions SamplingOptions::resolve() const {
+  GenerateOptions result = generate;
+  for (const std::string& text : logit_bias) {
+    result.sampler.logit_bias.push_back(parse_bias(text));
+  }
+  for (const std::string& stop : result.stops) {
+    if (stop.empty()) throw_error(ErrorCode::bad_request, "--stop must not be empty");
+  }
+  validate(result.sampler, std::numeric_limits<std::int32_t>::max());
+  if (seed) {
+    result.sampler.seed = *seed;
+  } else {
+    std::random_device device;
+    result.sampler.seed = (std::uint64_t{device()} << 32) | device();
+  }
+  return result;
+}
+
+void add_sampling_options(CLI::App& app, SamplingOptions& options) {
+  constexpr const char* kGroup = "Sampling";
+  SamplerOptions& s = options.generate.sampler;
+  const auto add = [&](const char* name, auto& value, const char* help) {
+    app.add_option(name, value, help)->type_name("X")->group(kGroup)->capture_default_str();
+  };
+  add("--temp", s.temperature, "temperature; 0 is greedy");
+  add("--top-k", s.top_k, "keep the K likeliest tokens; 0: off");
+  add("--top-p", s.top_p, "keep the likeliest tokens up to this probability; 1: off");
+  add("--min-p", s.min_p, "drop tokens below this share of the likeliest; 0: off");
+  add("--repeat-penalty", s.repeat_penalty, "divide the logits of recent tokens; 1: off");
+  add("--presence-penalty", s.presence_penalty, "subtract from tokens seen, -2 ... 2");
+  add("--frequency-penalty", s.frequency_penalty, "subtract for each time seen, -2 ... 2");
+  app.add_option("--logit-bias", options.logit_bias, "add B to the logit of token ID; repeatable")
+      ->type_name("ID=B")
+      ->allow_extra_args(false)
+      ->group(kGroup);
+  app.add_option("--seed", options.seed, "same seed, same text; default: a new one each run")
+      ->type_name("N")
+      ->group(kGroup);
+  app.add_option("--stop", options.generate.stops, "end before this text; repeatable")
+      ->type_name("TEXT")
+      ->allow_extra_args(false)
+      ->group(kGroup);
+}
+
+}  // namespace tenfold

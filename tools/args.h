@@ -1,0 +1,64 @@
+#pragma once
+// What the subcommands share on the command line: options, their ranges, and how a subcommand is
+// registered. Options keep their values in structs that the command owns.
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/kv_cache.h"
+#include "runtime/session.h"
+
+namespace tenfold {
+
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitFailure = 1;
+inline constexpr int kExitUsage = 2;
+inline constexpr int kExitBadFile = 3;
+inline constexpr int kExitInterrupted = 130;
+
+struct Command {
+  CLI::App* app = nullptr;
+  std::function<int()> run;  // exit code
+};
+
+struct CommonOptions {
+  std::string model;
+  std::string device = "auto";
+  int threads = 0;           // 0: one for each core
+  std::string isa;           // "": TENFOLD_ISA, else the best
+  std::optional<KvType> kv;  // absent: the command's default
+  bool verbose = false;
+  bool quiet = false;
+
+  KvType kv_or(KvType fallback) const { return kv.value_or(fallback); }
+};
+
+enum class ModelArgument { none, option, positional };
+void add_common_options(CLI::App& app, CommonOptions& options, ModelArgument model);
+
+// Throws device (an ErrorCode) where --device asks for what this build lacks.
+void check_device(const CommonOptions& options);
+
+struct SamplingOptions {
+  GenerateOptions generate;
+  std::optional<std::uint64_t> seed;  // absent: a new one each run
+  std::vector<std::string> logit_bias;
+
+  // After parsing: the options with biases read, ranges checked and a seed chosen.
+  GenerateOptions resolve() const;
+};
+void add_sampling_options(CLI::App& app, SamplingOptions& options);
+
+Command add_chat(CLI::App& app);
+Command add_generate(CLI::App& app);
+Command add_tokenize(CLI::App& app);
+Command add_logits(CLI::App& app);
+Command add_inspect(CLI::App& app);
+Command add_convert(CLI::App& app);
+Command add_eval(CLI::App& app);
+Command add_devices(CLI::App& app);
+
+}  // namespace tenfold

@@ -1,0 +1,37 @@
+#include "tools/signals.h"
+
+#include <csignal>
+#include <initializer_list>
+
+namespace tenfold {
+namespace {
+
+// The only state a signal handler may share with the program.
+volatile std::sig_atomic_t interrupt_count = 0;
+volatile std::sig_atomic_t termination = 0;
+
+extern "C" void on_signal(int signal) {
+  if (signal == SIGINT) {
+    interrupt_count = interrupt_count + 1;
+  } else {
+    termination = 1;
+  }
+}
+
+void catch_signals(std::initializer_list<int> signals) {
+  struct sigaction action = {};
+  action.sa_handler = on_signal;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART;
+  for (const int signal : signals) sigaction(signal, &action, nullptr);
+}
+
+}  // namespace
+
+void catch_interrupts() { catch_signals({SIGINT}); }
+void catch_termination() { catch_signals({SIGTERM, SIGHUP}); }
+int interrupts() noexcept { return interrupt_count; }
+void clear_interrupts() noexcept { interrupt_count = 0; }
+bool stop_requested() noexcept { return interrupt_count > 0 || termination != 0; }
+
+}  // namespace tenfold
