@@ -7,6 +7,7 @@
 #include "kernels/error.h"
 #include "runtime/jinja_eval.h"
 #include "runtime/jinja_ops.h"
+#include "runtime/utf8.h"
 
 namespace tenfold::jinja {
 
@@ -113,7 +114,7 @@ Value global_strftime_now(Interpreter& jinja, const Value&, const Args& args) {
   localtime_r(&now, &local);
   std::array<char, 512> buffer;
   const std::size_t size = std::strftime(buffer.data(), buffer.size(), format.c_str(), &local);
-  return jinja.heap().text(std::string_view(buffer.data(), size));
+  return jinja.heap().text(sanitize_utf8(std::string_view(buffer.data(), size)));
 }
 
 constexpr std::array<Builtin, 5> kGlobals = {{

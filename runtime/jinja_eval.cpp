@@ -356,6 +356,7 @@ void Interpreter::bind_parameters(const Statement& macro, const Args& args) {
       if (key == name) return &value;
     return nullptr;
   };
+  heap_.spend(macro.parameters.size() * args.named.size() / 8);
   for (std::size_t i = 0; i < macro.parameters.size(); ++i) {
     const auto& parameter = macro.parameters[i];
     const Value* given = named(parameter.name);

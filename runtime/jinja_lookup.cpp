@@ -90,7 +90,7 @@ Value item(Heap& heap, const Value& object, const Value& key) {
   }
   std::int64_t index = 0;
   if (key.integer(index)) {
-    if (object.is_string()) heap.spend(object.as<std::string_view>()->size() / 64);
+    if (object.is_string()) heap.spend(object.as<std::string_view>()->size() / 16);
     if (const auto found = element(object, index)) return *found;
   }
   if (const auto* name = key.as<std::string_view>()) {
@@ -109,7 +109,7 @@ Value slice(Heap& heap, const Value& object, const Value& begin, const Value& en
   if (!step.is<None>() && !step.integer(stride))
     fail("a slice needs integers, found '{}'", type_name(step));
   if (stride == 0) fail("the step of a slice cannot be 0");
-  const auto size = static_cast<std::int64_t>(size_of(object));
+  const auto size = static_cast<std::int64_t>(size_of(heap, object));
   const bool forward = stride > 0;
   const std::int64_t low = forward ? 0 : -1, high = forward ? size : size - 1;
   const std::int64_t first = bound(begin, forward ? 0 : size - 1, low, high, size);

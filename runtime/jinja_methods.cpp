@@ -15,9 +15,9 @@ namespace {
 std::string_view str(const Value& self) { return *self.as<std::string_view>(); }
 
 template <Side side>
-Value str_strip(Interpreter&, const Value& self, const Args& args) {
+Value str_strip(Interpreter& jinja, const Value& self, const Args& args) {
   const Parameters p("strip", args, {"chars"});
-  return strip(str(self), p.optional_text(0), side);
+  return strip(jinja.heap(), str(self), p.optional_text(0), side);
 }
 
 template <Case how>
@@ -64,7 +64,8 @@ Value str_affix(Interpreter& jinja, const Value& self, const Args& args) {
   const Parameters p(at_end ? "endswith" : "startswith", args, {"prefix", "start", "end"}, 1);
   const Value kept = part(jinja.heap(), self, p);
   const std::string_view text = str(kept);
-  const auto matches = [text](std::string_view affix) {
+  const auto matches = [text, &jinja](std::string_view affix) {
+    jinja.heap().spend(affix.size() / 64);
     return at_end ? text.ends_with(affix) : text.starts_with(affix);
   };
   if (!p.get(0).is<TupleRef>()) return matches(p.text(0));
@@ -76,10 +77,11 @@ Value str_affix(Interpreter& jinja, const Value& self, const Args& args) {
 }
 
 template <bool at_end>
-Value str_remove(Interpreter&, const Value& self, const Args& args) {
+Value str_remove(Interpreter& jinja, const Value& self, const Args& args) {
   const Parameters p(at_end ? "removesuffix" : "removeprefix", args, {"affix"}, 1);
   std::string_view text = str(self);
   const std::string_view affix = p.text(0);
+  jinja.heap().spend(affix.size() / 64);
   if (at_end && text.ends_with(affix)) text.remove_suffix(affix.size());
   if (!at_end && text.starts_with(affix)) text.remove_prefix(affix.size());
   return text;
@@ -107,7 +109,7 @@ template <bool last, bool must_exist>
 Value str_find(Interpreter& jinja, const Value& self, const Args& args) {
   const Parameters p("find", args, {"sub"}, 1);
   const std::string_view text = str(self), needle = p.text(0);
-  jinja.heap().spend(text.size() / 16 * (last ? needle.size() / 16 + 1 : 1));
+  jinja.heap().spend(last ? text.size() / 4 * (needle.size() / 16 + 1) : text.size() / 16);
   const std::size_t at = last ? text.rfind(needle) : find_text(text, needle);
   if (at != std::string_view::npos) return static_cast<std::int64_t>(length(text.substr(0, at)));
   if (must_exist) fail("'{}' is not part of the string", needle.substr(0, 100));
@@ -133,7 +135,7 @@ template <bool (*predicate)(char32_t)>
 Value str_all(Interpreter& jinja, const Value& self, const Args& args) {
   const Parameters p("str method", args, {});
   const std::string_view text = str(self);
-  jinja.heap().spend(text.size() / 16);
+  jinja.heap().spend(text.size() / 4);
   for (std::size_t at = 0; at < text.size();) {
     const Utf8Char c = decode_utf8(text, at);
     if (!predicate(c.code)) return false;

@@ -43,7 +43,7 @@ std::optional<std::int64_t> truncated(double value) {
   return static_cast<std::int64_t>(value);
 }
 
-Value filter_int(Interpreter&, const Value& input, const Args& args) {
+Value filter_int(Interpreter& jinja, const Value& input, const Args& args) {
   const Parameters p("int", args, {"default", "base"});
   const Value fallback = p.get_or(0, std::int64_t{0});
   std::int64_t integer = 0;
@@ -53,18 +53,22 @@ Value filter_int(Interpreter&, const Value& input, const Args& args) {
   if (const auto* number = input.as<double>()) {
     result = truncated(*number);
   } else if (const auto* text = input.as<std::string_view>()) {
+    jinja.heap().spend(text->size() / 4);
     result = parse_int(*text, p.integer(1, 10));
     if (const auto parsed = parse_float(*text); !result && parsed) result = truncated(*parsed);
   }
   return result ? Value(*result) : fallback;
 }
 
-Value filter_float(Interpreter&, const Value& input, const Args& args) {
+Value filter_float(Interpreter& jinja, const Value& input, const Args& args) {
   const Parameters p("float", args, {"default"});
   if (input.is_number()) return to_double(input);
   if (const auto* u = input.as<Undefined>()) throw Failure(undefined_message(*u));
   std::optional<double> result;
-  if (const auto* text = input.as<std::string_view>()) result = parse_float(*text);
+  if (const auto* text = input.as<std::string_view>()) {
+    jinja.heap().spend(text->size() / 4);
+    result = parse_float(*text);
+  }
   return result ? Value(*result) : p.get_or(0, 0.0);
 }
 
@@ -97,9 +101,9 @@ Value filter_round(Interpreter&, const Value& input, const Args& args) {
   return parse_float(fmt::format("{:.{}f}", number, precision)).value_or(number);
 }
 
-Value filter_length(Interpreter&, const Value& input, const Args& args) {
+Value filter_length(Interpreter& jinja, const Value& input, const Args& args) {
   const Parameters p("length", args, {});
-  return static_cast<std::int64_t>(size_of(input));
+  return static_cast<std::int64_t>(size_of(jinja.heap(), input));
 }
 
 constexpr std::array<Builtin, 6> kFilters = {{

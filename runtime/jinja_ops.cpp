@@ -243,10 +243,13 @@ const List& items_of(Heap& heap, const Value& value) {
   return *heap.list(std::move(items)).sequence();
 }
 
-std::size_t size_of(const Value& value) {
+std::size_t size_of(Heap& heap, const Value& value) {
   if (const List* items = value.sequence()) return items->size();
   if (const Dict* dict = value.dict()) return dict->entries.size();
-  if (const auto* text = value.as<std::string_view>()) return length(*text);
+  if (const auto* text = value.as<std::string_view>()) {
+    heap.spend(text->size() / 16);
+    return length(*text);
+  }
   if (value.is<Undefined>()) return 0;
   fail("'{}' has no length", type_name(value));
 }

@@ -12,7 +12,7 @@ bool contains(Heap& heap, const Value& container, const Value& item);
 
 // What a for loop goes through: items, keys or characters. Undefined has none; fails for others.
 const List& items_of(Heap& heap, const Value& value);
-std::size_t size_of(const Value& value);  // len()
+std::size_t size_of(Heap& heap, const Value& value);  // len()
 
 // What is missing gives Undefined; looking into Undefined fails.
 Value attribute(Heap& heap, const Value& object, std::string_view name);  // object.name

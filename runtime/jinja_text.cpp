@@ -97,6 +97,16 @@ std::string_view strip(std::string_view text, std::optional<std::string_view> ch
   return text;
 }
 
+std::string_view strip(Heap& heap, std::string_view text,
+                       std::optional<std::string_view> characters, Side side) {
+  constexpr std::size_t kMaxSet = 256;
+  if (characters && characters->size() > kMaxSet)
+    fail("more than {} bytes of characters to strip", kMaxSet);
+  const std::string_view stripped = strip(text, characters, side);
+  heap.spend(text.size() - stripped.size());
+  return stripped;
+}
+
 std::size_t find_text(std::string_view text, std::string_view needle, std::size_t from) {
   if (from > text.size()) return std::string_view::npos;
   if (needle.empty()) return from;
@@ -135,6 +145,7 @@ List split(Heap& heap, std::string_view text, std::optional<std::string_view> se
            std::int64_t max_count) {
   List parts;
   if (separator && separator->empty()) fail("empty separator");
+  heap.spend(text.size() / 16);
   while (true) {
     if (!separator) text = strip(text, std::nullopt, Side::left);
     if (!separator && text.empty()) return parts;
@@ -181,6 +192,7 @@ List split_from_right(Heap& heap, std::string_view text, std::optional<std::stri
 
 List split_lines(Heap& heap, std::string_view text, bool keep_ends) {
   List lines;
+  heap.spend(text.size() / 4);
   std::size_t begin = 0;
   for (std::size_t at = 0; at < text.size();) {
     const Utf8Char c = decode_utf8(text, at);
@@ -208,7 +220,7 @@ std::string_view change_case(Heap& heap, std::string_view text, Case how) {
     at += c.length;
   }
   heap.charge(changed.size());
-  heap.spend(text.size() / 16);
+  heap.spend(text.size() / 4);
   return heap.keep(std::move(changed));
 }
 

@@ -23,6 +23,9 @@ List characters(Heap& heap, std::string_view text);
 enum class Side { left, right, both };
 std::string_view strip(std::string_view text, std::optional<std::string_view> characters,
                        Side side);
+// The same for template code: charged, and the set of characters must be small.
+std::string_view strip(Heap& heap, std::string_view text,
+                       std::optional<std::string_view> characters, Side side);
 
 // Byte offset of the first match at or after `from`; npos if none. Linear time.
 std::size_t find_text(std::string_view text, std::string_view needle, std::size_t from = 0);

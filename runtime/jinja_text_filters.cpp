@@ -37,7 +37,7 @@ Value filter_title(Interpreter& jinja, const Value& input, const Args& args) {
 
 Value filter_trim(Interpreter& jinja, const Value& input, const Args& args) {
   const Parameters p("trim", args, {"chars"});
-  return strip(to_str(jinja.heap(), input), p.optional_text(0), Side::both);
+  return strip(jinja.heap(), to_str(jinja.heap(), input), p.optional_text(0), Side::both);
 }
 
 Value filter_string(Interpreter& jinja, const Value& input, const Args& args) {

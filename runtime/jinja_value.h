@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -57,16 +58,20 @@ struct Namespace {
   Dict variables;
 };
 
+template <typename T, typename Variant>
+inline constexpr bool kIsAlternative = false;
+template <typename T, typename... Types>
+inline constexpr bool kIsAlternative<T, std::variant<Types...>> = (std::is_same_v<T, Types> || ...);
+
 class Value {
  public:
   using Data = std::variant<Undefined, None, bool, std::int64_t, double, std::string_view, ListRef,
                             TupleRef, const Dict*, Namespace*, Loop*, const Function*>;
 
   Value() : data_(None{}) {}
-  template <typename T>
-  requires std::is_constructible_v < Data, std::in_place_type_t<T>,
-  const T& > Value(const T& data)
-      : data_(std::in_place_type<T>, data) {}  // NOLINT(google-explicit-constructor)
+  template <typename T, typename = std::enable_if_t<kIsAlternative<T, Data>>>
+  Value(const T& data)  // NOLINT(google-explicit-constructor)
+      : data_(std::in_place_type<T>, data) {}
 
   template <typename T>
   const T* as() const {

@@ -38,25 +38,47 @@ std::array<std::uint64_t, 4> seeded(std::uint64_t seed) {
   return state;
 }
 
-// The k best, best first. One pass over the vocabulary: few logits pass the threshold, which is
-// the k-th best so far.
+bool any_above(std::span<const float> logits, float threshold) {
+  unsigned any = 0;  // no early exit: compilers turn this into vector code
+  for (const float logit : logits) any |= static_cast<unsigned>(logit > threshold);
+  return any != 0;
+}
+
+// The k best, best first. One pass over the vocabulary, in which nearly every block is dismissed by
+// the threshold, the k-th best so far.
 void keep_top_k(std::span<const float> logits, std::size_t k, std::vector<Candidate>& out) {
+  constexpr std::size_t kBlock = 64;
   out.clear();
   const std::size_t room = std::max<std::size_t>(2 * k, 64);
   out.reserve(room);
   float threshold = -std::numeric_limits<float>::infinity();
-  for (std::size_t id = 0; id < logits.size(); ++id) {
-    // Equal logits with higher ids lose the tie, so a full set takes only what is greater.
-    if (!(logits[id] > threshold)) continue;
-    out.emplace_back(logits[id], static_cast<std::int32_t>(id));
-    if (out.size() < room) continue;
-    std::nth_element(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(k - 1), out.end(),
-                     better);
-    out.resize(k);
-    threshold = out.back().first;
+  for (std::size_t begin = 0; begin < logits.size(); begin += kBlock) {
+    const std::size_t end = std::min(begin + kBlock, logits.size());
+    if (!any_above(logits.subspan(begin, end - begin), threshold)) continue;
+    for (std::size_t id = begin; id < end; ++id) {
+      // Equal logits with higher ids lose the tie, so a full set takes only what is greater.
+      if (!(logits[id] > threshold)) continue;
+      out.emplace_back(logits[id], static_cast<std::int32_t>(id));
+      if (out.size() < room) continue;
+      std::nth_element(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(k - 1), out.end(),
+                       better);
+      out.resize(k);
+      threshold = out.back().first;
+    }
   }
   std::sort(out.begin(), out.end(), better);
   if (out.size() > k) out.resize(k);
+}
+
+// NaN or +infinity anywhere.
+bool any_broken(std::span<const float> logits) {
+  unsigned broken = 0;
+  for (const float logit : logits) {
+    const auto bits = std::bit_cast<std::uint32_t>(logit);
+    broken |=
+        static_cast<unsigned>(bits << 1 > 0xFF000000u) | static_cast<unsigned>(bits == 0x7F800000u);
+  }
+  return broken != 0;
 }
 
 // All whose probability is at least min_p times the best one, best first. Returns the sum of
@@ -207,10 +229,8 @@ std::int32_t Sampler::draw() {
 
 std::int32_t Sampler::sample(std::span<const float> logits) {
   if (logits.empty()) throw_error(ErrorCode::device, "the model produced no logits");
-  bool broken = false;
-  for (const float logit : logits)
-    broken |= std::isnan(logit) || logit == std::numeric_limits<float>::infinity();
-  if (broken) throw_error(ErrorCode::device, "the model produced logits that are not numbers");
+  if (any_broken(logits))
+    throw_error(ErrorCode::device, "the model produced logits that are not numbers");
   logits_.assign(logits.begin(), logits.end());
   apply_bias_and_penalties();
 
