@@ -27,13 +27,15 @@ constexpr const char* kLlama3 =
 constexpr const char* kOneNumeral = R"(\p{N})";
 
 // What llama.cpp does for a GGUF without tokenizer.ggml.pre.
-constexpr const char* kDefault[] = {
-    R"([\p{P}$+<=>^~|]+)",
+constexpr const char* kDefaultPunctuation = R"([\p{P}$+<=>^~|]+)";
+constexpr const char* kDefaultWords =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{Z}\t-\r\x{85}\p{L}\p{N}]+)"
-    R"(|[\p{Z}\t-\r\x{85}]+(?![^\p{Z}\t-\r\x{85}]))",
-    R"(\p{N}+)",
-    R"([0-9][0-9][0-9])",
-};
+    R"(|[\p{Z}\t-\r\x{85}]+(?![^\p{Z}\t-\r\x{85}]))";
+constexpr const char* kNumerals = R"(\p{N}+)";
+constexpr const char* kThreeDigits = R"([0-9][0-9][0-9])";
+
+constexpr const char* kDefaultStages[] = {kDefaultPunctuation, kDefaultWords, kNumerals,
+                                          kThreeDigits};
 constexpr const char* kGpt2Stages[] = {kGpt2};
 constexpr const char* kLlama3Stages[] = {kLlama3};
 constexpr const char* kSmollmStages[] = {kOneNumeral, kGpt2};
@@ -51,7 +53,7 @@ constexpr Known kKnown[] = {
      R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3})"
      R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"},
     {"smollm", kSmollmStages, ""},
-    {"default", kDefault, ""},
+    {"default", kDefaultStages, ""},
     {"none", {}, ""},
 };
 
@@ -59,7 +61,7 @@ constexpr Known kKnown[] = {
 
 struct PreTokenizer::Regex {
   struct FreeCode {
-    void operator()(pcre2_code* code) const noexcept { pcre2_code_free(code); }
+    void operator()(pcre2_code* compiled) const noexcept { pcre2_code_free(compiled); }
   };
   std::unique_ptr<pcre2_code, FreeCode> code;
 

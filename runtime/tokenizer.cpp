@@ -55,8 +55,7 @@ void set_end_of_generation(Tokenizer& tokenizer, std::span<const TokenId> ids) {
     if (id && is_special(tokenizer, *id)) ends.push_back(*id);
   }
   std::ranges::sort(ends);
-  const auto repeated = std::ranges::unique(ends);
-  ends.erase(repeated.begin(), repeated.end());
+  ends.erase(std::unique(ends.begin(), ends.end()), ends.end());
 }
 
 std::unique_ptr<Tokenizer> load_tokenizer(const ModelSource& source) {
