@@ -177,8 +177,8 @@ TEST(Devices, TakesTheIsaFromTheEnvironment) {
 }
 
 TEST(Chat, SmolLM2KnowsTheCapitalOfFrance) {
-  TENFOLD_SMOLLM2_OR_SKIP(model);
-  const std::string answer = run_ok({"chat", "--quiet", "-m", model, "--temp", "0", "-n", "24"},
+  TENFOLD_SMOLLM2_OR_SKIP(path);
+  const std::string answer = run_ok({"chat", "--quiet", "-m", path, "--temp", "0", "-n", "24"},
                                     {.input = "What is the capital of France?\n"});
   EXPECT_THAT(answer, HasSubstr("Paris"));
 }
