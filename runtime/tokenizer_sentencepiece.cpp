@@ -71,6 +71,7 @@ class SentencePieceTokenizer final : public Tokenizer {
 
   Entries entries_;
   std::vector<float> scores_;
+  bool remove_extra_whitespaces_;
   SpacePrefix space_prefix_;
   bool library_adds_prefix_ = false;
   bool cuts_into_chunks_ = false;  // encoding chunks of words gives the same ids as the whole text
@@ -83,7 +84,8 @@ class SentencePieceTokenizer final : public Tokenizer {
 
 SentencePieceTokenizer::SentencePieceTokenizer(SentencePieceVocabulary vocabulary,
                                                std::string_view path)
-    : space_prefix_(vocabulary.space_prefix) {
+    : remove_extra_whitespaces_(vocabulary.remove_extra_whitespaces),
+      space_prefix_(vocabulary.space_prefix) {
   load_library(vocabulary, path);
   entries_ = std::move(vocabulary.entries);
   index_entries(vocabulary.scores.size());

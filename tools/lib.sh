@@ -4,7 +4,7 @@
 build_packages="g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libcli11-dev
   libsentencepiece-dev libpcre2-dev libedit-dev"
 model_packages="ca-certificates python3 python3-pip"
-test_packages="libgtest-dev libgmock-dev libbenchmark-dev"
+test_packages="libgtest-dev libgmock-dev libbenchmark-dev libsimde-dev"
 lint_packages="clang-format-14 clang-tidy-14"
 
 smollm2_name=SmolLM2-135M-Instruct.Q4_1.gguf
