@@ -1,5 +1,8 @@
 #include "tools/args.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <limits>
@@ -24,7 +27,7 @@ std::string check_device_name(const std::string& name) {
   const bool numbered = name.size() > 5 && name.compare(0, 5, "cuda:") == 0 &&
                         name.find_first_not_of("0123456789", 5) == std::string::npos;
   if (name == "cpu" || name == "auto" || name == "cuda" || numbered) return {};
-  return fmt::format("--device must be cpu, cuda, cuda:N or auto, found {}", name);
+  return fmt::format("must be cpu, cuda, cuda:N or auto, found {}", name);
 }
 
 // "ID=B" as --logit-bias takes it.
@@ -48,6 +51,23 @@ std::pair<std::int32_t, float> parse_bias(const std::string& text) {
 
 }  // namespace
 
+std::function<std::string(const std::string&)> in_range(std::int64_t low, std::int64_t high) {
+  return [low, high](const std::string& text) -> std::string {
+    std::int64_t value = 0;
+    const char* end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data(), end, value);
+    if (error == std::errc{} && stop == end && value >= low && value <= high) return {};
+    return fmt::format("must be a whole number from {} to {}, found {}", low, high, text);
+  };
+}
+
+std::function<std::string(const std::string&)> one_of(std::vector<std::string> names) {
+  return [names = std::move(names)](const std::string& text) -> std::string {
+    if (std::find(names.begin(), names.end(), text) != names.end()) return {};
+    return fmt::format("must be one of {}, found {}", fmt::join(names, ", "), text);
+  };
+}
+
 void add_common_options(CLI::App& app, CommonOptions& options, ModelArgument model) {
   if (model == ModelArgument::option) {
     app.add_option("-m,--model", options.model, "GGUF file or Hugging Face directory")
@@ -64,11 +84,11 @@ void add_common_options(CLI::App& app, CommonOptions& options, ModelArgument mod
       ->type_name("DEVICE")
       ->group(kGroup);
   app.add_option("--threads", options.threads, "CPU threads; default: one for each core")
-      ->check(CLI::Range(1, kMaxThreads))
+      ->check(in_range(1, kMaxThreads))
       ->type_name("N")
       ->group(kGroup);
   app.add_option("--isa", options.isa, "CPU kernels: scalar, avx2 or avx512; default: the best")
-      ->check(CLI::IsMember({"scalar", "avx2", "avx512"}))
+      ->check(one_of({"scalar", "avx2", "avx512"}))
       ->envname("TENFOLD_ISA")
       ->type_name("ISA")
       ->group(kGroup);
@@ -124,6 +144,7 @@ void add_sampling_options(CLI::App& app, SamplingOptions& options) {
       ->allow_extra_args(false)
       ->group(kGroup);
   app.add_option("--seed", options.seed, "same seed, same text; default: a new one each run")
+      ->check(in_range(0, std::numeric_limits<std::int64_t>::max()))
       ->type_name("N")
       ->group(kGroup);
   app.add_option("--stop", options.generate.stops, "end before this text; repeatable")

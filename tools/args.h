@@ -36,6 +36,11 @@ struct CommonOptions {
   KvType kv_or(KvType fallback) const { return kv.value_or(fallback); }
 };
 
+// Checks for options, with messages that name the choice.
+std::function<std::string(const std::string&)> in_range(std::int64_t low, std::int64_t high);
+std::function<std::string(const std::string&)> one_of(std::vector<std::string> names);
+inline constexpr std::int64_t kMaxCount = std::int64_t{1} << 31;  // of tokens and windows
+
 enum class ModelArgument { none, option, positional };
 void add_common_options(CLI::App& app, CommonOptions& options, ModelArgument model);
 

@@ -1,5 +1,6 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "tools/args.h"
@@ -78,10 +79,14 @@ class Console {
   Console() : editor_(kPrompt, default_history_file()) {}
 
   enum class Input { line, again, quit_end, quit_interrupt };
+  // A signal that comes while no line is being edited counts as a key press.
   Input read(std::string& line) {
+    if (interrupts() > 0) return interrupt();
     const LineEditor::Status status = editor_.read(line);
-    if (status == LineEditor::Status::end) return Input::quit_end;
     if (status == LineEditor::Status::interrupted) return interrupt();
+    if (status == LineEditor::Status::end) {
+      return interrupts() > 0 ? Input::quit_interrupt : Input::quit_end;
+    }
     interrupts_ = 0;
     return Input::line;
   }
@@ -91,7 +96,9 @@ class Console {
 
  private:
   Input interrupt() {
-    if (++interrupts_ > 1) return Input::quit_interrupt;
+    interrupts_ += std::max(1, interrupts());
+    clear_interrupts();
+    if (interrupts_ > 1) return Input::quit_interrupt;
     print("[Ctrl-C again or /exit leaves]\n");
     return Input::again;
   }
@@ -166,11 +173,11 @@ Command add_chat(CLI::App& app) {
   add_common_options(*sub, options->common, ModelArgument::option);
   sub->add_option("--system", options->system, "the system message")->type_name("TEXT");
   sub->add_option("-c,--ctx-size", options->context, "context in tokens; default: the model's")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))
+      ->check(in_range(1, kMaxCount))
       ->type_name("CTX");
   sub->add_option("-n,--n-predict", options->sampling.generate.max_tokens,
                   "tokens of an answer at most; default: what the context holds")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))
+      ->check(in_range(1, kMaxCount))
       ->type_name("N");
   add_sampling_options(*sub, options->sampling);
   sub->footer(

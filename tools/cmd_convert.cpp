@@ -57,7 +57,7 @@ Command add_convert(CLI::App& app) {
       ->type_name("OUT.gguf")
       ->required();
   sub->add_option("--type", options->type, "type of the matrices: f32, f16 or bf16")
-      ->check(CLI::IsMember({"f32", "f16", "bf16"}))
+      ->check(one_of({"f32", "f16", "bf16"}))
       ->type_name("TYPE")
       ->capture_default_str();
   sub->add_flag("--force", options->force, "replace OUT.gguf if it exists");

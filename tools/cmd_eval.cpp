@@ -90,18 +90,18 @@ Command add_eval(CLI::App& app) {
       ->required();
   sub->add_option("--window", options->window,
                   "tokens a window holds; default: 2048, or the model's context if shorter")
-      ->check(CLI::Range(std::int64_t{4}, std::int64_t{1} << 31))
+      ->check(in_range(4, kMaxCount))
       ->type_name("W");
   sub->add_option("--score", options->score,
                   "all: every prediction of a window; half: those from W/2 on, as llama.cpp")
-      ->check(CLI::IsMember({"all", "half"}))
+      ->check(one_of({"all", "half"}))
       ->type_name("WHICH")
       ->capture_default_str();
   sub->add_option("--windows", options->windows, "windows to score at most; default: all")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40))
+      ->check(in_range(1, kMaxCount))
       ->type_name("N");
   sub->add_option("--bos", options->bos, "auto, yes or no: whether BOS precedes the text")
-      ->check(CLI::IsMember({"auto", "yes", "no"}))
+      ->check(one_of({"auto", "yes", "no"}))
       ->type_name("WHEN")
       ->capture_default_str();
   sub->add_flag("--json", options->json, "print one JSON object");

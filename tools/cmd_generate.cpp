@@ -55,6 +55,9 @@ void note_speed(const GenerateResult& result) {
 }
 
 int run(const Options& options) {
+  if (options.has_prompt + !options.prompt_file.empty() + !options.ids_file.empty() != 1) {
+    throw_error(ErrorCode::bad_request, "generate takes one of --prompt, --file and --ids");
+  }
   GenerateOptions generation = options.sampling.resolve();
   std::string text;
   if (!options.prompt_file.empty()) text = read_text(options.prompt_file);
@@ -91,25 +94,29 @@ Command add_generate(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* sub = app.add_subcommand("generate", "Continue a text");
   add_common_options(*sub, options->common, ModelArgument::option);
-  CLI::Option_group* source = sub->add_option_group("Prompt (one of)");
-  source->add_option("-p,--prompt", options->prompt, "the text to continue")->type_name("TEXT");
-  source->add_option("-f,--file", options->prompt_file, "a file with the text; - is standard input")
-      ->type_name("FILE");
-  source->add_option("--ids", options->ids_file, "a JSON array of token ids")->type_name("FILE");
-  source->require_option(1);
+  constexpr const char* kSource = "Prompt (one of these)";
+  CLI::Option* prompt = sub->add_option("-p,--prompt", options->prompt, "the text to continue")
+                            ->type_name("TEXT")
+                            ->group(kSource);
+  sub->add_option("-f,--file", options->prompt_file, "a file with the text; - is standard input")
+      ->type_name("FILE")
+      ->group(kSource);
+  sub->add_option("--ids", options->ids_file, "a JSON array of token ids")
+      ->type_name("FILE")
+      ->group(kSource);
   sub->add_option("-n,--n-predict", options->sampling.generate.max_tokens,
                   "tokens to generate at most")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))
+      ->check(in_range(1, kMaxCount))
       ->type_name("N")
       ->capture_default_str();
   sub->add_option("-c,--ctx-size", options->context, "context in tokens; default: the model's")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))
+      ->check(in_range(1, kMaxCount))
       ->type_name("CTX");
   sub->add_flag("--json", options->json, "print one JSON object instead of the text");
   add_sampling_options(*sub, options->sampling);
   sub->footer("Example:\n  tenfold generate -m MODEL -p 'Once upon a time' -n 64 --temp 0");
-  return {sub, [options, source] {
-            options->has_prompt = source->count("--prompt") > 0;
+  return {sub, [options, prompt] {
+            options->has_prompt = prompt->count() > 0;
             return run(*options);
           }};
 }

@@ -132,7 +132,7 @@ Command add_logits(CLI::App& app) {
   sub->add_option("--mode", options->mode,
                   "feed each row whole, token by token, or all rows in one batch; the result is "
                   "the same")
-      ->check(CLI::IsMember({"whole", "token", "batch"}))
+      ->check(one_of({"whole", "token", "batch"}))
       ->type_name("MODE")
       ->capture_default_str();
   sub->add_flag("--force", options->force, "replace OUT if it exists");

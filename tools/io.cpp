@@ -56,9 +56,13 @@ std::vector<TokenId> to_ids(const nlohmann::json& value, std::string_view name) 
 }  // namespace
 
 void print(std::string_view text) {
-  const bool written = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
-  if (!written || std::fflush(stdout) != 0) {
-    throw_error(ErrorCode::io, "standard output cannot be written: {}", std::strerror(errno));
+  while (!text.empty()) {
+    const ssize_t n = ::write(STDOUT_FILENO, text.data(), text.size());
+    if (n >= 0) {
+      text.remove_prefix(static_cast<std::size_t>(n));
+    } else if (errno != EINTR) {
+      throw_error(ErrorCode::io, "standard output cannot be written: {}", std::strerror(errno));
+    }
   }
 }
 

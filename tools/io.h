@@ -12,7 +12,7 @@
 
 namespace tenfold {
 
-// Writes and flushes; throws io where standard output cannot take it (disk full).
+// Writes at once, unbuffered; throws io where standard output cannot take it (disk full).
 void print(std::string_view text);
 // Text that a model made: as print(), but on a terminal control characters other than newline and
 // tab become U+FFFD, so that no model can send escape sequences.

@@ -18,11 +18,11 @@ extern "C" void on_signal(int signal) {
   }
 }
 
+// Without SA_RESTART: a read of the terminal that a signal interrupts returns.
 void catch_signals(std::initializer_list<int> signals) {
   struct sigaction action = {};
   action.sa_handler = on_signal;
   sigemptyset(&action.sa_mask);
-  action.sa_flags = SA_RESTART;
   for (const int signal : signals) sigaction(signal, &action, nullptr);
 }
 

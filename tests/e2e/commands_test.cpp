@@ -119,7 +119,7 @@ TEST(Inspect, CountsWhatIsInTheFile) {
   const json result = json::parse(run_ok({"inspect", "--json", data_model("llama-mha")}));
   EXPECT_EQ(result["architecture"], "llama");
   EXPECT_EQ(result["layers"], 2);
-  EXPECT_DOUBLE_EQ(result["bits_per_weight"], 32.0);
+  EXPECT_DOUBLE_EQ(result["bits_per_weight"], 16.0);
   EXPECT_TRUE(result["quantization"].is_null());
   EXPECT_EQ(result["file_bytes"],
             std::filesystem::file_size(data_model("llama-mha") / "model.safetensors"));
@@ -155,7 +155,7 @@ TEST(Eval, ReportsPerplexity) {
   EXPECT_EQ(all["windows"], 4);
   EXPECT_EQ(all["tokens"], 4 * 127);
   EXPECT_NEAR(all["ppl"].get<double>(), std::exp(all["nll"].get<double>()), 1e-9);
-  EXPECT_DOUBLE_EQ(all["bits_per_weight"], 32.0);
+  EXPECT_DOUBLE_EQ(all["bits_per_weight"], 16.0);
   const json half = json::parse(run_ok({"eval", "--quiet", "-m", model, "--ppl", text, "--window",
                                         "128", "--score", "half", "--windows", "2", "--json"}));
   EXPECT_EQ(half["windows"], 2);
@@ -177,8 +177,8 @@ TEST(Devices, TakesTheIsaFromTheEnvironment) {
 }
 
 TEST(Chat, SmolLM2KnowsTheCapitalOfFrance) {
-  TENFOLD_SMOLLM2_OR_SKIP(model);
-  const std::string answer = run_ok({"chat", "--quiet", "-m", model, "--temp", "0", "-n", "24"},
+  TENFOLD_SMOLLM2_OR_SKIP(path);
+  const std::string answer = run_ok({"chat", "--quiet", "-m", path, "--temp", "0", "-n", "24"},
                                     {.input = "What is the capital of France?\n"});
   EXPECT_THAT(answer, HasSubstr("Paris"));
 }
