@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "models/spec.h"
-#include "runtime/gguf.h"
+#include "runtime/files/gguf.h"
 #include "runtime/model_source.h"
 
 namespace tenfold {

@@ -5,7 +5,7 @@
 
 #include "kernels/error.h"
 #include "models/family.h"
-#include "runtime/json_file.h"
+#include "runtime/files/json_file.h"
 
 namespace tenfold {
 namespace {

@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "kernels/error.h"
-#include "runtime/jinja_eval.h"
-#include "runtime/jinja_json.h"
-#include "runtime/jinja_parser.h"
+#include "runtime/jinja/eval.h"
+#include "runtime/jinja/json.h"
+#include "runtime/jinja/parser.h"
 #include "runtime/utf8.h"
 
 namespace tenfold {

@@ -8,9 +8,9 @@
 #include <system_error>
 
 #include "kernels/error.h"
-#include "runtime/json_file.h"
-#include "runtime/quote.h"
-#include "runtime/shard_index.h"
+#include "runtime/files/json_file.h"
+#include "runtime/files/quote.h"
+#include "runtime/files/shard_index.h"
 
 namespace tenfold {
 namespace {

@@ -11,10 +11,10 @@
 #include <string_view>
 #include <vector>
 
-#include "runtime/gguf.h"
-#include "runtime/pytorch_file.h"
-#include "runtime/safetensors.h"
-#include "runtime/tensor_source.h"
+#include "runtime/files/gguf.h"
+#include "runtime/files/pytorch_file.h"
+#include "runtime/files/safetensors.h"
+#include "runtime/files/tensor_source.h"
 
 namespace tenfold {
 

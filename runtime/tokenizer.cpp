@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <unordered_set>
 
-#include "runtime/byte_level.h"
-#include "runtime/mapped_file.h"
-#include "runtime/sentencepiece_proto.h"
-#include "runtime/tokenizer_files.h"
+#include "runtime/files/mapped_file.h"
+#include "runtime/tokenizer/byte_level.h"
+#include "runtime/tokenizer/files.h"
+#include "runtime/tokenizer/sentencepiece_proto.h"
 #include "runtime/utf8.h"
 
 namespace tenfold {

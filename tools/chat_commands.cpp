@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
-#include "runtime/json_file.h"
-#include "runtime/output_file.h"
+#include "runtime/files/json_file.h"
+#include "runtime/files/output_file.h"
 #include "tools/io.h"
 
 namespace tenfold {

@@ -2,7 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "runtime/quote.h"
+#include "runtime/files/quote.h"
 #include "tools/args.h"
 #include "tools/io.h"
 #include "tools/load.h"

@@ -1,6 +1,6 @@
 #include <nlohmann/json.hpp>
 
-#include "runtime/output_file.h"
+#include "runtime/files/output_file.h"
 #include "tools/args.h"
 #include "tools/io.h"
 #include "tools/load.h"

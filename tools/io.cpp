@@ -9,7 +9,7 @@
 #include <cstring>
 #include <limits>
 
-#include "runtime/json_file.h"
+#include "runtime/files/json_file.h"
 #include "runtime/utf8.h"
 
 namespace tenfold {

@@ -1,7 +1,7 @@
 #include "tools/load.h"
 
 #include "models/weights.h"
-#include "runtime/quote.h"
+#include "runtime/files/quote.h"
 #include "tools/io.h"
 #include "tools/model_size.h"
 

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "runtime/safetensors.h"
+#include "runtime/files/safetensors.h"
 #include "tests/support/smollm2.h"
 #include "tests/support/subprocess.h"
 #include "tests/support/tiny_model.h"

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "kernels/error.h"
-#include "runtime/gguf.h"
+#include "runtime/files/gguf.h"
 
 namespace {
 

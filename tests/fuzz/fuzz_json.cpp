@@ -5,7 +5,7 @@
 #include <string_view>
 
 #include "kernels/error.h"
-#include "runtime/json_file.h"
+#include "runtime/files/json_file.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   nlohmann::json value;

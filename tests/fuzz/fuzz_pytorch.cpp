@@ -7,9 +7,9 @@
 
 #include "kernels/checked.h"
 #include "kernels/error.h"
-#include "runtime/memory_budget.h"
-#include "runtime/pytorch_file.h"
-#include "runtime/unpickler.h"
+#include "runtime/files/memory_budget.h"
+#include "runtime/files/pytorch_file.h"
+#include "runtime/files/unpickler.h"
 
 namespace {
 

@@ -6,7 +6,7 @@
 
 #include "kernels/checked.h"
 #include "kernels/error.h"
-#include "runtime/safetensors.h"
+#include "runtime/files/safetensors.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const auto file = std::as_bytes(std::span(data, size));

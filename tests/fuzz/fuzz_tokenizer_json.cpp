@@ -7,8 +7,8 @@
 #include <string_view>
 
 #include "kernels/error.h"
-#include "runtime/json_file.h"
-#include "runtime/tokenizer_json.h"
+#include "runtime/files/json_file.h"
+#include "runtime/tokenizer/json.h"
 
 namespace {
 

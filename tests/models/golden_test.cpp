@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "kernels/cpu/isa.h"
-#include "runtime/safetensors.h"
+#include "runtime/files/safetensors.h"
 #include "tests/support/step.h"
 
 namespace tenfold {

@@ -4,7 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "runtime/gguf.h"
+#include "runtime/files/gguf.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/scratch_folder.h"
 

@@ -6,9 +6,9 @@
 #include <thread>
 
 #include "kernels/error.h"
-#include "runtime/sentencepiece_proto.h"
-#include "runtime/special_tokens.h"
-#include "runtime/tokenizer_files.h"
+#include "runtime/tokenizer/files.h"
+#include "runtime/tokenizer/sentencepiece_proto.h"
+#include "runtime/tokenizer/special_tokens.h"
 #include "tests/support/smollm2.h"
 #include "tests/support/tokenizer_cases.h"
 

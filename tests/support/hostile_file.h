@@ -11,7 +11,7 @@
 
 #include "kernels/checked.h"
 #include "kernels/error.h"
-#include "runtime/tensor_source.h"
+#include "runtime/files/tensor_source.h"
 
 namespace tenfold::testing {
 

@@ -17,7 +17,7 @@ struct ProcessOptions {
   std::optional<std::string> input = {};  // absent: /dev/null
   std::vector<std::pair<std::string, std::string>> environment = {};
   std::uint64_t max_file_bytes = 0;  // RLIMIT_FSIZE, a disk that is full; 0: none
-  std::string stdout_path = {};           // instead of capturing
+  std::string stdout_path = {};      // instead of capturing
   std::chrono::seconds timeout{50};
 };
 

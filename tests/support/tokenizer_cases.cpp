@@ -5,8 +5,8 @@
 #include <fstream>
 #include <iterator>
 
-#include "runtime/json_file.h"
-#include "runtime/tokenizer_json.h"
+#include "runtime/files/json_file.h"
+#include "runtime/tokenizer/json.h"
 
 namespace tenfold {
 

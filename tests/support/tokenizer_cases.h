@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/vocabulary.h"
+#include "runtime/tokenizer/vocabulary.h"
 
 namespace tenfold {
 

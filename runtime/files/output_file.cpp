@@ -1,0 +1,121 @@
+#include "runtime/files/output_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <system_error>
+
+#include "kernels/error.h"
+
+namespace tenfold {
+namespace {
+
+constexpr std::size_t kBufferBytes = 1u << 20;
+constexpr std::size_t kMaxWriteBytes = 1u << 30;  // one write(2) takes at most 2 GiB
+constexpr int kMaxAttempts = 100;
+
+[[noreturn]] void fail(const std::string& path, std::string_view what, int error) {
+  throw_error(ErrorCode::io, "{}: {}: {}", path, what, std::generic_category().message(error));
+}
+
+[[noreturn]] void fail_exists(const std::string& path) {
+  throw_error(ErrorCode::io, "{}: exists already; use --force to replace it", path);
+}
+
+void check_target(const std::filesystem::path& path, bool overwrite) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (std::filesystem::is_directory(status))
+    throw_error(ErrorCode::io, "{}: is a folder, expected the name of a file", path.string());
+  // Renaming over a device would replace the device.
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
+    throw_error(ErrorCode::io, "{}: is not a regular file and will not be replaced", path.string());
+  const auto link_status = std::filesystem::symlink_status(path, error);
+  if (!overwrite && std::filesystem::exists(link_status)) fail_exists(path.string());
+}
+
+// The new name survives a power loss only when its folder is synced too. Some file systems cannot
+// sync a folder, and one may be writable but not readable: then the rename stands as it is.
+void sync_folder_of(const std::string& path) {
+  std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  if (folder.empty()) folder = ".";
+  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return;
+  const int error = ::fsync(fd) == 0 ? 0 : errno;
+  ::close(fd);
+  if (error != 0 && error != EINVAL && error != ENOTSUP && error != EROFS)
+    fail(folder.string(), "cannot be synced", error);
+}
+
+int rename_without_replacing(const std::string& from, const std::string& to) {
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return 0;
+  // A file system without the flag: the check in the constructor has to do.
+  if (errno != EINVAL && errno != ENOSYS) return -1;
+  return ::rename(from.c_str(), to.c_str());
+}
+
+}  // namespace
+
+OutputFile::OutputFile(const std::filesystem::path& path, bool overwrite)
+    : path_(path.string()), overwrite_(overwrite) {
+  check_target(path, overwrite);
+  buffer_.reserve(kBufferBytes);
+  for (int attempt = 0; fd_ < 0; ++attempt) {
+    temporary_ = fmt::format("{}.tmp-{}-{}", path_, ::getpid(), attempt);
+    fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd_ < 0 && (errno != EEXIST || attempt == kMaxAttempts))
+      fail(path_, "cannot be created", errno);
+  }
+}
+
+OutputFile::~OutputFile() {
+  if (fd_ >= 0) ::close(fd_);
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+void OutputFile::write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+
+void OutputFile::write(std::span<const std::byte> data) {
+  if (data.size() > kBufferBytes - buffer_.size()) flush();
+  if (data.size() > kBufferBytes) {
+    write_all(data);
+  } else {
+    buffer_.insert(buffer_.end(), data.begin(), data.end());
+  }
+  position_ += data.size();
+}
+
+void OutputFile::flush() {
+  write_all(buffer_);
+  buffer_.clear();
+}
+
+void OutputFile::write_all(std::span<const std::byte> data) {
+  while (!data.empty()) {
+    const ssize_t n = ::write(fd_, data.data(), std::min(data.size(), kMaxWriteBytes));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(path_, "cannot be written", errno);
+    data = data.subspan(static_cast<std::size_t>(n));
+  }
+}
+
+void OutputFile::commit() {
+  flush();
+  if (::fsync(fd_) != 0) fail(path_, "cannot be written", errno);
+  const int fd = fd_;
+  fd_ = -1;
+  if (::close(fd) != 0) fail(path_, "cannot be written", errno);
+  const int renamed = overwrite_ ? ::rename(temporary_.c_str(), path_.c_str())
+                                 : rename_without_replacing(temporary_, path_);
+  if (renamed != 0) {
+    if (errno == EEXIST) fail_exists(path_);
+    fail(path_, "cannot be renamed from its temporary name", errno);
+  }
+  temporary_.clear();
+  sync_folder_of(path_);
+}
+
+}  // namespace tenfold
