@@ -62,13 +62,18 @@ std::span<const float> Session::set(std::span<const TokenId> tokens,
     throw_error(ErrorCode::bad_request, "the prompt has {} tokens, but the context is {}",
                 tokens.size(), context_);
   }
+  const auto common = static_cast<std::size_t>(shared_prefix(tokens));
+  tokens_.resize(common);
+  kv_.resize(0, static_cast<std::int64_t>(common));
+  return append(tokens.subspan(common), should_stop);
+}
+
+std::int64_t Session::shared_prefix(std::span<const TokenId> tokens) const noexcept {
   const std::size_t limit = std::min(tokens.size(), tokens_.size());
   std::size_t common = 0;
   while (common < limit && tokens[common] == tokens_[common]) ++common;
   if (common == tokens.size() && common > 0) --common;
-  tokens_.resize(common);
-  kv_.resize(0, static_cast<std::int64_t>(common));
-  return append(tokens.subspan(common), should_stop);
+  return static_cast<std::int64_t>(common);
 }
 
 const char* to_string(FinishReason reason) noexcept {
@@ -105,6 +110,7 @@ GenerateResult generate(Session& session, const Tokenizer* tokenizer,
   };
 
   const auto start = std::chrono::steady_clock::now();
+  result.reused_tokens = session.shared_prefix(prompt);
   std::span<const float> logits = session.set(prompt, callbacks.should_stop);
   result.prompt_tokens = static_cast<std::int64_t>(prompt.size());
   result.prompt_seconds = seconds_since(start);

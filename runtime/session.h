@@ -30,6 +30,9 @@ class Session {
   std::span<const float> set(std::span<const TokenId> tokens,
                              const std::function<bool()>& should_stop = {});
 
+  // How many of `tokens` set() would not run again: the common prefix, less than all of them.
+  std::int64_t shared_prefix(std::span<const TokenId> tokens) const noexcept;
+
   const std::vector<TokenId>& tokens() const noexcept { return tokens_; }
   std::int64_t context() const noexcept { return context_; }
   std::int64_t room() const noexcept {

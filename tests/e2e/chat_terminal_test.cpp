@@ -40,6 +40,7 @@ TEST_F(ChatTerminal, CommandsAndHistory) {
   chat.type("/regen\r");
   ASSERT_TRUE(chat.wait_for("[the limit of n tokens is reached]"));
   chat.type("/stats\r");
+  EXPECT_TRUE(chat.wait_for(" 1 of them new")) << "/regen runs no prompt twice";
   ASSERT_TRUE(chat.wait_for("answer: 4 tokens"));
   chat.type("/set top-k 5\r");
   ASSERT_TRUE(chat.wait_for("top-k 5"));
