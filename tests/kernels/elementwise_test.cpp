@@ -125,9 +125,13 @@ INSTANTIATE_TEST_SUITE_P(Isa, ElementwiseTest, ::testing::ValuesIn(all_kernels()
 TEST(Half, RoundTripsEveryFiniteValue) {
   for (std::uint32_t h = 0; h < 0x10000u; ++h) {
     const float f = f16_to_f32(static_cast<std::uint16_t>(h));
-    if (!std::isnan(f)) EXPECT_EQ(f32_to_f16(f), h);
+    if (!std::isnan(f)) {
+      EXPECT_EQ(f32_to_f16(f), h);
+    }
     const float b = bf16_to_f32(static_cast<std::uint16_t>(h));
-    if (!std::isnan(b)) EXPECT_EQ(f32_to_bf16(b), h);
+    if (!std::isnan(b)) {
+      EXPECT_EQ(f32_to_bf16(b), h);
+    }
   }
   EXPECT_TRUE(std::isnan(f16_to_f32(f32_to_f16(NAN))));
   EXPECT_TRUE(std::isnan(bf16_to_f32(f32_to_bf16(NAN))));
