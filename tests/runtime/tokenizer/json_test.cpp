@@ -1,3 +1,5 @@
+#include "runtime/tokenizer/json.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sentencepiece_processor.h>
@@ -6,7 +8,6 @@
 
 #include "kernels/error.h"
 #include "runtime/files/json_file.h"
-#include "runtime/tokenizer/json.h"
 #include "tests/support/tokenizer_cases.h"
 
 namespace tenfold {
