@@ -15,7 +15,7 @@ namespace tenfold {
 class StringArray {
  public:
   using value_type = std::string_view;
-  class const_iterator {
+  class Iterator {
    public:
     using iterator_category = std::input_iterator_tag;
     using value_type = std::string_view;
@@ -23,15 +23,15 @@ class StringArray {
     using pointer = void;
     using reference = std::string_view;
 
-    const_iterator() = default;
-    const_iterator(const StringArray* array, std::size_t index) : array_(array), index_(index) {}
+    Iterator() = default;
+    Iterator(const StringArray* array, std::size_t index) : array_(array), index_(index) {}
     std::string_view operator*() const noexcept { return (*array_)[index_]; }
-    const_iterator& operator++() noexcept {
+    Iterator& operator++() noexcept {
       ++index_;
       return *this;
     }
-    const_iterator operator++(int) noexcept { return {array_, index_++}; }
-    bool operator==(const const_iterator&) const = default;
+    Iterator operator++(int) noexcept { return {array_, index_++}; }
+    bool operator==(const Iterator&) const = default;
 
    private:
     const StringArray* array_ = nullptr;
@@ -61,8 +61,8 @@ class StringArray {
     const std::uint64_t begin = i == 0 ? 0 : ends_[i - 1];
     return {bytes_.data() + begin, ends_[i] - begin};
   }
-  const_iterator begin() const noexcept { return {this, 0}; }
-  const_iterator end() const noexcept { return {this, size()}; }
+  Iterator begin() const noexcept { return {this, 0}; }
+  Iterator end() const noexcept { return {this, size()}; }
   bool operator==(const StringArray&) const = default;
 
  private:

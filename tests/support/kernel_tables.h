@@ -1,6 +1,7 @@
 #pragma once
 // Every kernel table a test can run here: what the machine has, and AVX-512 in emulation.
 
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,8 @@ struct NamedKernels {
   std::string name;
   const KernelTable* table;
 };
+
+inline void PrintTo(const NamedKernels& kernels, std::ostream* out) { *out << kernels.name; }
 
 inline std::vector<NamedKernels> all_kernels() {
   std::vector<NamedKernels> list;

@@ -11,6 +11,7 @@
 #include <array>
 #include <csignal>
 #include <cstdlib>
+#include <thread>
 
 namespace tenfold::testing {
 namespace {
@@ -133,6 +134,9 @@ TerminalProcess::~TerminalProcess() {
 }
 
 void TerminalProcess::type(std::string_view text) {
+  // A person's pause: libedit prints the prompt just before it takes the terminal over, and keys
+  // that come in between are the terminal driver's.
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
   EXPECT_EQ(::write(fd_, text.data(), text.size()), static_cast<ssize_t>(text.size()));
 }
 
