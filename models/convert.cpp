@@ -72,17 +72,8 @@ std::vector<Plan> plan_tensors(const Family& family, const DecoderSpec& spec,
                                const ModelSource& source, DType type) {
   std::vector<Plan> plans;
   for (const TensorShape& tensor : decoder_tensors(spec)) {
-    const TensorSource* found = find_tensor(family, source, tensor.name);
-    if (found == nullptr) {
-      if (tensor.required) {
-        throw_file_error(source.path(), "tensor \"{}\" is missing", tensor.name);
-      }
-      continue;
-    }
-    if (found->shape != tensor.shape || !dtype_traits(found->dtype).dequantizable) {
-      throw_file_error(source.file_of(found->name), "tensor \"{}\" has an unexpected shape or type",
-                       found->name);
-    }
+    const TensorSource* found = find_weight(family, source, tensor);
+    if (found == nullptr) continue;
     Plan plan;
     plan.decl = {tensor.name, tensor.shape, tensor.shape.size() == 1 ? DType::f32 : type};
     plan.source = found;

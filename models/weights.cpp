@@ -42,27 +42,8 @@ class Loader {
   Loader(const Family& family, const ModelSource& source, DecoderWeights& weights)
       : family_(family), source_(source), weights_(weights) {}
 
-  const TensorSource* find(const std::string& name, const std::vector<std::int64_t>& shape,
-                           bool required) const {
-    const TensorSource* tensor = find_tensor(family_, source_, name);
-    if (tensor == nullptr) {
-      if (required) throw_file_error(source_.path(), "tensor \"{}\" is missing", name);
-      return nullptr;
-    }
-    const std::string file = source_.file_of(tensor->name);
-    if (tensor->shape != shape) {
-      throw_file_error(file, "tensor \"{}\": shape {}, expected {}", tensor->name,
-                       shape_text(tensor->shape), shape_text(shape));
-    }
-    if (!dtype_traits(tensor->dtype).dequantizable) {
-      throw_file_error(file, "tensor \"{}\": type {} cannot be a weight", tensor->name,
-                       dtype_traits(tensor->dtype).name);
-    }
-    return tensor;
-  }
-
   Matrix matrix(const std::string& name, std::int64_t rows, std::int64_t cols) {
-    const TensorSource& tensor = *find(name, {rows, cols}, true);
+    const TensorSource& tensor = *find_weight(family_, source_, {name, {rows, cols}, true});
     Matrix result;
     result.view = {tensor.data.data(), tensor.dtype, rows, cols};
     const auto address = reinterpret_cast<std::uintptr_t>(tensor.data.data());
@@ -76,7 +57,7 @@ class Loader {
   }
 
   std::vector<float> vector(const std::string& name, std::int64_t size, bool required) {
-    const TensorSource* tensor = find(name, {size}, required);
+    const TensorSource* tensor = find_weight(family_, source_, {name, {size}, required});
     if (tensor == nullptr) return {};
     std::vector<float> values(static_cast<std::size_t>(size));
     dequantize(tensor->dtype, tensor->data, values);
@@ -206,6 +187,27 @@ std::vector<TensorShape> decoder_tensors(const DecoderSpec& spec) {
   if (spec.final_norm) norm("output_norm");
   if (!spec.tied_head) dense("output", spec.vocab, spec.embed_dim);
   return list;
+}
+
+const TensorSource* find_weight(const Family& family, const ModelSource& source,
+                                const TensorShape& expected) {
+  const TensorSource* tensor = find_tensor(family, source, expected.name);
+  if (tensor == nullptr) {
+    if (expected.required) {
+      throw_file_error(source.path(), "tensor \"{}\" is missing", expected.name);
+    }
+    return nullptr;
+  }
+  const std::string file = source.file_of(tensor->name);
+  if (tensor->shape != expected.shape) {
+    throw_file_error(file, "tensor \"{}\": shape {}, expected {}", tensor->name,
+                     shape_text(tensor->shape), shape_text(expected.shape));
+  }
+  if (!dtype_traits(tensor->dtype).dequantizable) {
+    throw_file_error(file, "tensor \"{}\": type {} cannot be a weight", tensor->name,
+                     dtype_traits(tensor->dtype).name);
+  }
+  return tensor;
 }
 
 }  // namespace tenfold

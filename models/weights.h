@@ -50,4 +50,8 @@ struct TensorShape {
 };
 std::vector<TensorShape> decoder_tensors(const DecoderSpec& spec);
 
+// The tensor, its shape and type checked; nullptr where it is absent and not required.
+const TensorSource* find_weight(const Family& family, const ModelSource& source,
+                                const TensorShape& expected);
+
 }  // namespace tenfold
