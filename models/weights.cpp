@@ -37,15 +37,19 @@ bool dequantize_to_f16(const TensorSource& tensor, std::uint16_t* out) {
   return true;
 }
 
+Format format_of(DType type) {
+  return type == DType::f32 ? Format::f32 : type == DType::bf16 ? Format::bf16 : Format::f16;
+}
+
 class Loader {
  public:
   Loader(const Family& family, const ModelSource& source, DecoderWeights& weights)
       : family_(family), source_(source), weights_(weights) {}
 
-  Matrix matrix(const std::string& name, std::int64_t rows, std::int64_t cols) {
+  QuantizedMatrix matrix(const std::string& name, std::int64_t rows, std::int64_t cols) {
     const TensorSource& tensor = *find_weight(family_, source_, {name, {rows, cols}, true});
-    Matrix result;
-    result.view = {tensor.data.data(), tensor.dtype, rows, cols};
+    QuantizedMatrix result;
+    result.view = float_matrix(tensor.data.data(), format_of(tensor.dtype), rows, cols);
     const auto address = reinterpret_cast<std::uintptr_t>(tensor.data.data());
     const bool aligned = address % (tensor.dtype == DType::f32 ? 4 : 2) == 0;
     if (!is_float(tensor.dtype) || !aligned) copy_matrix(tensor, result);
@@ -87,21 +91,21 @@ class Loader {
   }
 
  private:
-  void copy_matrix(const TensorSource& tensor, Matrix& result) const {
+  void copy_matrix(const TensorSource& tensor, QuantizedMatrix& result) const {
     const auto elements = static_cast<std::size_t>(tensor.elements());
     if (is_float(tensor.dtype)) {  // unaligned in its file
       result.storage = Buffer(tensor.data.size());
       std::memcpy(result.storage.data(), tensor.data.data(), tensor.data.size());
     } else {
       result.storage = Buffer(elements * 2);
-      result.view.dtype = DType::f16;
+      result.view.bands[0].format = Format::f16;
       if (!dequantize_to_f16(tensor, result.storage.as<std::uint16_t>())) {
         result.storage = Buffer(elements * 4);
-        result.view.dtype = DType::f32;
+        result.view.bands[0].format = Format::f32;
         dequantize(tensor.dtype, tensor.data, {result.storage.as<float>(), elements});
       }
     }
-    result.view.data = result.storage.data();
+    result.view.bands[0].codes = result.storage.data();
   }
 
   const Family& family_;

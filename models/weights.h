@@ -12,7 +12,7 @@
 namespace tenfold {
 
 struct Dense {
-  Matrix weight;            // [out, in]
+  QuantizedMatrix weight;   // [out, in]
   std::vector<float> bias;  // [out] or empty
 };
 
@@ -27,10 +27,10 @@ struct LayerWeights {
 };
 
 struct DecoderWeights {
-  Matrix token_embedding;     // [vocab, embed_dim]
-  Matrix position_embedding;  // [max_context + offset, dim]; learned positions only
-  Matrix project_in;          // [dim, embed_dim]; embed_dim != dim only
-  Matrix project_out;         // [embed_dim, dim]
+  QuantizedMatrix token_embedding;     // [vocab, embed_dim]
+  QuantizedMatrix position_embedding;  // [max_context + offset, dim]; learned positions only
+  QuantizedMatrix project_in;          // [dim, embed_dim]; embed_dim != dim only
+  QuantizedMatrix project_out;         // [embed_dim, dim]
   Norm final_norm;
   Dense head;  // empty where tied
   std::vector<LayerWeights> layers;
