@@ -14,7 +14,8 @@
 namespace tenfold {
 
 // One product of a group that shares its input: y[t, :] = W x[t, :] + bias, added to y where
-// `accumulate`.
+// `accumulate`. Packed bands meet activations rounded to int8, once for all products of the group
+// that share an input map and a cut into blocks.
 struct Linear {
   MatrixView weight;            // [rows, cols]
   const float* bias = nullptr;  // [rows] or null
@@ -72,9 +73,13 @@ class Backend {
                    double* nll) = 0;
 };
 
+// How activations meet packed weights: one int8 code a value, or two (about 15 bits).
+enum class Activations { int8, int8x2 };
+
 struct CpuOptions {
   int threads = 0;  // 0: default_thread_count()
   std::string isa;  // "": the best this machine has
+  Activations activations = Activations::int8;
 };
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
 

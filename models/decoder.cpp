@@ -13,7 +13,7 @@ Linear product(const Dense& dense, float* y, bool accumulate = false) {
   return {dense.weight.view, bias, y, dense.weight.view.rows, accumulate};
 }
 
-Linear product(const Matrix& matrix, float* y) {
+Linear product(const QuantizedMatrix& matrix, float* y) {
   return {matrix.view, nullptr, y, matrix.view.rows, false};
 }
 

@@ -3,72 +3,26 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <array>
 
 #include "kernels/cpu/isa.h"
+#include "kernels/formats/codec.h"
 
 namespace tenfold {
 namespace {
 
 constexpr std::int64_t kElementsPerChunk = 16 * 1024;  // elementwise work worth a thread's wake-up
-constexpr std::size_t kMaxParts = 8;
-
-WeightType weight_type(DType dtype) {
-  return dtype == DType::f32   ? WeightType::f32
-         : dtype == DType::f16 ? WeightType::f16
-                               : WeightType::bf16;
-}
-
-// Rows a thread takes at a time: some 64 KiB of weights when decoding, 32 rows when the work per
-// row is large. Multiples of 8, so that tiles stay whole.
-std::int64_t rows_per_chunk(const MatrixView& weight, std::int64_t tokens) {
-  if (tokens > 1) return 32;
-  const auto rows =
-      static_cast<std::int64_t>((64u << 10) / std::max<std::size_t>(1, weight.row_bytes()));
-  return std::clamp<std::int64_t>(rows / 8 * 8, 8, 512);
-}
 
 }  // namespace
 
-CpuBackend::CpuBackend(const KernelTable& kernels, int threads)
-    : kernels_(&kernels), pool_(threads), scratch_(static_cast<std::size_t>(threads)) {}
+CpuBackend::CpuBackend(const KernelTable& kernels, int threads, Activations activations)
+    : kernels_(&kernels),
+      planes_(activations == Activations::int8x2 ? 2 : 1),
+      pool_(threads),
+      scratch_(static_cast<std::size_t>(threads)) {}
 
 std::string CpuBackend::description() const {
-  return fmt::format("CPU {}, {} thread{}", kernels_->isa, pool_.size(),
-                     pool_.size() == 1 ? "" : "s");
-}
-
-void CpuBackend::linear(std::span<const Linear> parts, const float* x, std::int64_t ldx,
-                        std::int64_t tokens) {
-  std::array<LinearArgs, kMaxParts> args;
-  std::array<std::int64_t, kMaxParts> chunk_rows{};
-  std::array<int, kMaxParts + 1> first_chunk{};
-  for (std::size_t i = 0; i < parts.size(); ++i) {
-    const Linear& part = parts[i];
-    args[i] = {part.weight.data,
-               weight_type(part.weight.dtype),
-               part.weight.rows,
-               part.weight.cols,
-               part.bias,
-               x,
-               ldx,
-               tokens,
-               part.y,
-               part.ldy,
-               part.accumulate};
-    chunk_rows[i] = rows_per_chunk(part.weight, tokens);
-    first_chunk[i + 1] =
-        first_chunk[i] + static_cast<int>((part.weight.rows + chunk_rows[i] - 1) / chunk_rows[i]);
-  }
-  pool_.run(first_chunk[parts.size()], [&](int chunk, int thread) {
-    std::size_t i = 0;
-    while (chunk >= first_chunk[i + 1]) ++i;
-    const std::int64_t begin = (chunk - first_chunk[i]) * chunk_rows[i];
-    const std::int64_t end = std::min(args[i].rows, begin + chunk_rows[i]);
-    float* scratch = scratch_[static_cast<std::size_t>(thread)].get<float>(
-        static_cast<std::size_t>(kernels_->linear_scratch(args[i].cols)));
-    kernels_->linear(args[i], begin, end, scratch);
-  });
+  return fmt::format("CPU {}, {} thread{}{}", kernels_->isa, pool_.size(),
+                     pool_.size() == 1 ? "" : "s", planes_ == 2 ? ", int8x2 activations" : "");
 }
 
 void CpuBackend::rms_norm(const float* x, const float* weight, float eps, std::int64_t tokens,
@@ -132,9 +86,8 @@ void CpuBackend::embed_rows(const MatrixView& table, std::span<const std::int32_
                             bool accumulate) {
   float* row = scratch_[0].get<float>(static_cast<std::size_t>(table.cols));
   for (std::size_t t = 0; t < ids.size(); ++t) {
-    const std::byte* src = table.data + static_cast<std::size_t>(ids[t]) * table.row_bytes();
     float* out = y + static_cast<std::int64_t>(t) * table.cols;
-    kernels_->to_f32(src, weight_type(table.dtype), table.cols, accumulate ? row : out);
+    dequantize_row(table, ids[t], accumulate ? row : out);
     if (!accumulate) continue;
     for (std::int64_t c = 0; c < table.cols; ++c) out[c] += row[c];
   }
@@ -151,7 +104,7 @@ void CpuBackend::nll(const float* logits, std::int64_t vocab, std::span<const st
 
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
   const int threads = options.threads > 0 ? options.threads : default_thread_count();
-  return std::make_unique<CpuBackend>(choose_kernels(options.isa), threads);
+  return std::make_unique<CpuBackend>(choose_kernels(options.isa), threads, options.activations);
 }
 
 }  // namespace tenfold

@@ -1,6 +1,7 @@
 #pragma once
 // The CPU backend: a kernel table, a thread pool and per-thread scratch.
 
+#include <array>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -11,7 +12,7 @@ namespace tenfold {
 
 class CpuBackend : public Backend {
  public:
-  CpuBackend(const KernelTable& kernels, int threads);
+  CpuBackend(const KernelTable& kernels, int threads, Activations activations);
   std::string description() const override;
   void linear(std::span<const Linear> parts, const float* x, std::int64_t ldx,
               std::int64_t tokens) override;
@@ -33,10 +34,47 @@ class CpuBackend : public Backend {
            double* nll) override;
 
  private:
+  static constexpr std::size_t kMaxParts = 8;
+  // An input as packed kernels read it, for one input map and one cut into blocks.
+  struct Prepared {
+    InputMap map;
+    std::array<PreparedBand, kMaxBands> bands;
+    int n_bands = 0;
+    PreparedInput input;
+    Scratch codes, scale, sum;
+  };
+  // Bands of a part that one kernel call walks: packed ones together, a float one alone.
+  struct Run {
+    bool packed = false;
+    LinearArgs plain;
+    PackedArgs args;
+  };
+  struct Part {
+    std::array<PackedBand, kMaxBands> bands;
+    std::array<Run, kMaxBands> runs;
+    int n_runs = 0;
+    std::int64_t rows = 0, chunk_rows = 0;
+    int first_chunk = 0;
+  };
+  void plan_part(const Linear& linear, const float* x, std::int64_t ldx, std::int64_t tokens,
+                 Part& part);
+  const PreparedInput& prepared_for(const MatrixView& weight, std::int64_t tokens,
+                                    std::span<PackedBand> bands);
+  void prepare_inputs(const float* x, std::int64_t ldx, std::int64_t tokens);
+  const float* mapped_input(const MatrixView& weight, const float* x, std::int64_t ldx,
+                            std::int64_t tokens);
+  void run_rows(const Part& part, std::int64_t begin, std::int64_t end, int thread);
+
   const KernelTable* kernels_;
+  int planes_;
   ThreadPool pool_;
   std::vector<Scratch> scratch_;  // one a thread
   Scratch partials_;
+  std::array<Part, kMaxParts> parts_;
+  std::array<Prepared, kMaxParts> prepared_;
+  std::size_t n_prepared_ = 0;
+  std::array<Scratch, kMaxParts> mapped_;  // float inputs after a map
+  std::size_t n_mapped_ = 0;
 };
 
 }  // namespace tenfold

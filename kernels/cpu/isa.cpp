@@ -39,7 +39,7 @@ std::span<const KernelTable* const> runnable_kernels() noexcept {
   static const std::size_t first = [] {
     const CpuFeatures f = detect_cpu();
     const bool avx2 = f.avx2 && f.fma && f.f16c;
-    return f.avx512 && avx2 ? 0u : avx2 ? 1u : 2u;
+    return f.avx512_vnni && avx2 ? 0u : avx2 ? 1u : 2u;
   }();
   return std::span(all).subspan(first);
 }

@@ -19,8 +19,8 @@ std::string cpu_name();  // "AMD EPYC 7543 32-Core Processor", or "unknown CPU"
 // Tables this machine can run, best first; scalar is always last.
 std::span<const KernelTable* const> runnable_kernels() noexcept;
 
-// "" picks the best; otherwise scalar, avx2 or avx512. Throws bad_request for an unknown name or
-// an ISA this machine lacks.
+// "" picks the best; otherwise scalar, avx2 or avx512 (which needs VNNI). Throws bad_request for an
+// unknown name or an ISA this machine lacks.
 const KernelTable& choose_kernels(std::string_view isa);
 
 }  // namespace tenfold

@@ -26,6 +26,60 @@ struct LinearArgs {
   bool accumulate = false;
 };
 
+// Activations as the packed kernels read them: int8 codes with one scale a token and block of at
+// most 128 columns, x = scale * code. In the precise mode a second plane holds the rounding errors,
+// its scale 1/254 of the first's. Tokens are cut into tiles of packed_tile() tokens; the tile that
+// begins at token t lies at planes * t times the size of one token and plane:
+//   codes [planes][dwords][tile][4 consecutive columns], scale and sum [planes][blocks][tile].
+struct PreparedInput {
+  std::int64_t tokens = 0;
+  int planes = 1;
+  std::int64_t dwords = 0;  // of one token: 4 columns each, bands padded to 32 columns
+  std::int64_t blocks = 0;  // of one token
+  std::int8_t* codes = nullptr;
+  float* scale = nullptr;
+  float* sum = nullptr;  // scale * sum of the block's codes: what a group's minimum meets
+};
+
+// A band's share of the prepared input.
+struct PreparedBand {
+  std::int64_t col_begin = 0, cols = 0;
+  std::int64_t block = 0;                   // columns of a block; the last may be shorter
+  std::int64_t dword = 0, first_block = 0;  // where its activations begin
+};
+
+struct PrepareArgs {
+  const float* x = nullptr;  // [tokens, ldx]
+  std::int64_t ldx = 0;
+  const std::int32_t* source = nullptr;  // [cols] or null: column c is x[source[c]]
+  const float* factor = nullptr;         // [cols] or null: times factor[c]
+  const PreparedBand* bands = nullptr;
+  int n_bands = 0;
+  PreparedInput out;
+};
+
+struct PackedBand {
+  int format = 0, min_kind = 0;  // ids of Format and MinKind
+  std::int64_t cols = 0, group = 0, groups = 0;
+  PreparedBand input;
+  const std::byte* codes = nullptr;
+  const std::byte* scale = nullptr;
+  const std::byte* min = nullptr;
+  std::int64_t panel_code_bytes = 0, panel_min_bytes = 0;
+};
+
+// y[t * ldy + r] = sum over bands of W x + bias[r]   (added to y where `accumulate`)
+struct PackedArgs {
+  const PackedBand* bands = nullptr;
+  int n_bands = 0;
+  std::int64_t rows = 0;
+  const float* bias = nullptr;  // [rows] or null
+  PreparedInput x;
+  float* y = nullptr;  // [tokens, ldy]
+  std::int64_t ldy = 0;
+  bool accumulate = false;
+};
+
 // Attention of `n_queries` query vectors (any mix of rows and heads that read one KV head) over
 // one chunk of at most kAttentionChunk keys.
 inline constexpr std::int64_t kPageTokens = 64;       // tokens of a KV page
@@ -45,12 +99,23 @@ struct AttentionChunkArgs {
   float* out = nullptr;                  // [n_queries, head_dim] and unnormalized value sum
 };
 
+inline constexpr std::int64_t kPackedPanels = 2;  // panels that share the activations they load
+
 struct KernelTable {
   const char* isa;
   // Rows [row_begin, row_end) for all tokens. scratch: linear_scratch(cols) floats.
   void (*linear)(const LinearArgs&, std::int64_t row_begin, std::int64_t row_end,
                  float* scratch) noexcept;
   std::int64_t (*linear_scratch)(std::int64_t cols) noexcept;
+  // Tokens of the next tile where `left` are left to process.
+  int (*packed_tile)(std::int64_t left) noexcept;
+  // Writes the tile of `width` tokens that begins at token t.
+  void (*prepare)(const PrepareArgs&, std::int64_t t, int width) noexcept;
+  // Panels [panel_begin, panel_end) of 16 rows for all tokens; panel_begin is a multiple of
+  // kPackedPanels. scratch: packed_scratch(tokens) floats, 64-byte aligned.
+  void (*linear_packed)(const PackedArgs&, std::int64_t panel_begin, std::int64_t panel_end,
+                        float* scratch) noexcept;
+  std::int64_t (*packed_scratch)(std::int64_t tokens) noexcept;
   // scratch: attention_scratch(n_queries, head_dim) floats.
   void (*attention_chunk)(const AttentionChunkArgs&, float* scratch) noexcept;
   std::int64_t (*attention_scratch)(std::int64_t n_queries, std::int64_t head_dim) noexcept;

@@ -1,5 +1,6 @@
 // All kernels of one ISA, in order of use. Included inside the unit's namespace.
 #include "kernels/cpu/linear.inl"
+#include "kernels/cpu/packed.inl"
 // Uses load_weight of linear.inl.
 #include "kernels/cpu/elementwise.inl"
 // Uses both.
@@ -9,6 +10,10 @@ static constexpr KernelTable make_table(const char* isa) {
   return {isa,
           linear,
           linear_scratch,
+          packed_tile,
+          prepare,
+          linear_packed,
+          packed_scratch,
           attention_chunk,
           attention_scratch,
           attention_merge,

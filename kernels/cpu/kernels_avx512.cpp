@@ -1,7 +1,9 @@
 // The avx512 unit: everything below lives in tenfold::avx512 and is static, so nothing compiled
 // with this unit's flags can be linked into another.
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/packed_avx512.h"
 #include "kernels/cpu/simd_avx512.h"
+#include "kernels/formats/all.h"
 
 namespace tenfold {
 namespace avx512 {

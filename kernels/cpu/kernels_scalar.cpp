@@ -1,7 +1,9 @@
 // The scalar unit: everything below lives in tenfold::scalar and is static, so nothing compiled
 // with this unit's flags can be linked into another.
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/packed_scalar.h"
 #include "kernels/cpu/simd_scalar.h"
+#include "kernels/formats/all.h"
 
 namespace tenfold {
 namespace scalar {

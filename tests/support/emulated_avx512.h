@@ -70,6 +70,30 @@ inline __m512 cvtph_ps(__m256i a) {
   return same_bits<__m512>(out);
 }
 
+inline __m512i cvtepu8_epi32(__m128i a) {
+  std::uint8_t in[16];
+  std::int32_t out[16];
+  std::memcpy(in, &a, sizeof in);
+  for (int i = 0; i < 16; ++i) out[i] = in[i];
+  return same_bits<__m512i>(out);
+}
+
+inline __m512 cvtepi32_ps(__m512i a) {
+  std::int32_t in[16];
+  float out[16];
+  std::memcpy(in, &a, sizeof in);
+  for (int i = 0; i < 16; ++i) out[i] = static_cast<float>(in[i]);
+  return same_bits<__m512>(out);
+}
+
+inline __m512i srlv_epi32(__m512i a, __m512i counts) {
+  std::uint32_t in[16], by[16];
+  std::memcpy(in, &a, sizeof in);
+  std::memcpy(by, &counts, sizeof by);
+  for (int i = 0; i < 16; ++i) in[i] = by[i] < 32 ? in[i] >> by[i] : 0;
+  return same_bits<__m512i>(in);
+}
+
 }  // namespace emulated
 
 #define _mm512_maskz_loadu_ps emulated::maskz_loadu_ps
@@ -78,3 +102,7 @@ inline __m512 cvtph_ps(__m256i a) {
 #define _mm512_cvtps_epi32 emulated::cvtps_epi32
 #define _mm512_extractf32x8_ps emulated::half_ps
 #define _mm512_cvtph_ps emulated::cvtph_ps
+#define _mm512_cvtepu8_epi32 emulated::cvtepu8_epi32
+#define _mm512_cvtepi32_ps emulated::cvtepi32_ps
+#undef _mm512_srlv_epi32
+#define _mm512_srlv_epi32 emulated::srlv_epi32

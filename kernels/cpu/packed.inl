@@ -1,0 +1,570 @@
+// y = W x for packed weights and int8 activations. Included by each ISA unit inside its namespace,
+// after its packed_*.h.
+//
+// Layout: formats/plane.h. A panel of 16 rows streams from memory in one run; a dword of a line
+// meets four consecutive activations of a token, broadcast to all rows. Within an activation block
+// (at most 128 columns, never across two groups) sums are exact integers; then, for every row,
+//
+//   acc = fma(scale_group * scale_block, dot, acc);   acc = fma(min_group, sum_block, acc)
+//
+// in column order, plane after plane of the input. Nothing else touches acc, so the bits do not
+// depend on how many tokens are processed together or on which thread a row falls.
+//
+// Few tokens: codes are taken out of their lines in registers, for a tile of tokens at a time.
+// Many: the codes of two panels are widened to bytes, 512 columns at a time so that they stay in
+// L1, and all tokens pass over them.
+
+template <int N>
+struct Int {
+  static constexpr int value = N;
+};
+template <int N, typename Function>
+[[gnu::always_inline]] static inline void unroll(Function&& function) {
+  if constexpr (N > 0) {
+    unroll<N - 1>(function);
+    function(Int<N - 1>{});
+  }
+}
+
+// The codes of columns 4k ... 4k + 3 of a block, as bytes. For a format of one plane `block` may be
+// any line of it and k a field of that line.
+template <typename F, int k>
+[[gnu::always_inline]] static inline Line codes_at(const std::byte* block) {
+  Line codes;
+  int before = 0;
+  unroll<F::n_planes>([&](auto p) __attribute__((always_inline)) {
+    constexpr Plane plane = F::planes[decltype(p)::value];
+    constexpr int fields = 8 / plane.bits;
+    constexpr int mask = ((1 << plane.bits) - 1) << plane.shift;
+    const Line line = load_line(block + (before + k / fields) * kLineBytes);
+    const Line part = bits_of<k % fields * plane.bits - plane.shift, mask>(line);
+    codes = decltype(p)::value == 0 ? part : either(codes, part);
+    before += plane.bits;
+  });
+  return codes;
+}
+
+// Columns of a block, which may be the last and short: whole blocks of 32, then whole lines.
+struct Extent {
+  int blocks;  // of 32 columns
+  int lines;   // after them; formats of one plane only
+};
+template <typename F>
+static inline Extent extent_of(std::int64_t cols) {
+  const int n = static_cast<int>(cols);
+  if constexpr (F::n_planes > 1) return {(n + kBlockCols - 1) / kBlockCols, 0};
+  constexpr int per_line = 32 / F::bits;
+  return {n / kBlockCols, (n % kBlockCols + per_line - 1) / per_line};
+}
+
+template <typename F, int T>
+[[gnu::always_inline]] static inline void dot_lines(const std::byte* lines, Extent extent,
+                                                    const std::int8_t* x, Dots<F::bits>* dots) {
+  unroll<T>([&](auto t) __attribute__((always_inline)) { clear(dots[decltype(t)::value]); });
+  for (int b = 0; b < extent.blocks; ++b) {
+    unroll<8>([&](auto k) __attribute__((always_inline)) {
+      const Line codes = codes_at<F, decltype(k)::value>(lines);
+      unroll<T>([&](auto t) __attribute__((always_inline)) {
+        accumulate(dots[decltype(t)::value], codes,
+                   x + (decltype(k)::value * T + decltype(t)::value) * 4);
+      });
+    });
+    lines += F::bits * kLineBytes;
+    x += 8 * T * 4;
+    if constexpr (F::bits > 2) {
+      unroll<T>([&](auto t)
+                    __attribute__((always_inline)) { widen_sums(dots[decltype(t)::value]); });
+    }
+  }
+  if constexpr (F::n_planes == 1) {
+    constexpr int fields = 8 / F::bits;
+    for (int line = 0; line < extent.lines; ++line) {
+      unroll<fields>([&](auto k) __attribute__((always_inline)) {
+        const Line codes = codes_at<F, decltype(k)::value>(lines);
+        unroll<T>([&](auto t) __attribute__((always_inline)) {
+          accumulate(dots[decltype(t)::value], codes,
+                     x + (decltype(k)::value * T + decltype(t)::value) * 4);
+        });
+      });
+      lines += kLineBytes;
+      x += fields * T * 4;
+    }
+  }
+  unroll<T>([&](auto t) __attribute__((always_inline)) { widen_sums(dots[decltype(t)::value]); });
+}
+
+// Scales and minima of the 16 rows of one group.
+struct GroupRows {
+  F32 scale[kVectors], min[kVectors];
+};
+template <typename F>
+[[gnu::always_inline]] static inline GroupRows load_group(const PackedBand& band,
+                                                          std::int64_t panel, std::int64_t group) {
+  GroupRows rows;
+  const std::int64_t index = panel * band.groups + group;
+  const auto* scale = reinterpret_cast<const std::uint16_t*>(band.scale) + index * kPanelRows;
+  unroll<kVectors>([&](auto i) __attribute__((always_inline)) {
+    constexpr int v = decltype(i)::value;
+    rows.scale[v] = load_f16(scale + v * F32::width);
+  });
+  if (band.min_kind == 2) {  // MinKind::f16
+    const auto* min = reinterpret_cast<const std::uint16_t*>(band.min) + index * kPanelRows;
+    unroll<kVectors>([&](auto i) __attribute__((always_inline)) {
+      constexpr int v = decltype(i)::value;
+      rows.min[v] = load_f16(min + v * F32::width);
+    });
+    return rows;
+  }
+  F32 zeros[kVectors];
+  if (band.min_kind == 0) {  // MinKind::zero
+    const std::byte* packed = band.min + index * (2 * F::bits);
+    unroll<kVectors>([&](auto i)
+                         __attribute__((always_inline)) { zeros[decltype(i)::value] = zero(); });
+    int before = 0;
+    unroll<F::n_planes>([&](auto p) __attribute__((always_inline)) {
+      constexpr Plane plane = F::planes[decltype(p)::value];
+      add_zeros<plane.bits, plane.shift>(packed + 2 * before, zeros);
+      before += plane.bits;
+    });
+  } else {
+    constexpr float middle = static_cast<float>((1 << F::bits) - 1) * 0.5f;
+    unroll<kVectors>([&](auto i) __attribute__((always_inline)) {
+      zeros[decltype(i)::value] = set1(middle);
+    });
+  }
+  unroll<kVectors>([&](auto i) __attribute__((always_inline)) {
+    constexpr int v = decltype(i)::value;
+    rows.min[v] = sub(zero(), mul(rows.scale[v], zeros[v]));
+  });
+  return rows;
+}
+
+// acc[kVectors] of one token.
+template <int bits>
+[[gnu::always_inline]] static inline void add_block(const Dots<bits>& dots, const F32* scale,
+                                                    const F32* min, float block_scale,
+                                                    float block_sum, F32* acc) {
+  F32 sums[kVectors];
+  to_floats(dots, sums);
+  const F32 d = set1(block_scale);
+  const F32 s = set1(block_sum);
+  unroll<kVectors>([&](auto i) __attribute__((always_inline)) {
+    constexpr int v = decltype(i)::value;
+    acc[v] = fma(mul(scale[v], d), sums[v], acc[v]);
+    acc[v] = fma(min[v], s, acc[v]);
+  });
+}
+
+// A tile of T tokens within the prepared input.
+template <int T>
+struct Tile {
+  const std::int8_t* codes;  // [planes][dwords][T][4]
+  const float* scale;        // [planes][blocks][T]
+  const float* sum;
+  std::int64_t dwords, blocks;
+  int planes;
+};
+template <int T>
+static inline Tile<T> tile_at(const PreparedInput& x, std::int64_t t) {
+  const std::int64_t at = x.planes * t;
+  return {x.codes + at * x.dwords * 4,
+          x.scale + at * x.blocks,
+          x.sum + at * x.blocks,
+          x.dwords,
+          x.blocks,
+          x.planes};
+}
+
+// One output panel of T tokens: y = acc + bias, or y += ...
+static inline void finish_panel(const PackedArgs& a, std::int64_t panel, std::int64_t t,
+                                const F32* acc) {
+  float* y = a.y + t * a.ldy + panel * kPanelRows;
+  const float* bias = a.bias == nullptr ? nullptr : a.bias + panel * kPanelRows;
+  const std::int64_t left = a.rows - panel * kPanelRows;
+  for (int v = 0; v < kVectors; ++v) {
+    const std::int64_t at = v * F32::width;
+    if (at >= left) return;
+    const int n = static_cast<int>(left - at < F32::width ? left - at : F32::width);
+    F32 sum = acc[v];
+    if (n == F32::width) {
+      if (bias != nullptr) sum = add(sum, load(bias + at));
+      if (a.accumulate) sum = add(load(y + at), sum);
+      store(y + at, sum);
+    } else {
+      if (bias != nullptr) sum = add(sum, load_n(bias + at, n));
+      if (a.accumulate) sum = add(load_n(y + at, n), sum);
+      store_n(y + at, sum, n);
+    }
+  }
+}
+
+static constexpr std::int64_t kAheadBytes = 2048;  // fetched before it is read
+
+template <typename F, int T>
+static void band_rows(const PackedBand& band, std::int64_t panel, const Tile<T>& tile,
+                      F32 (*acc)[kVectors]) {
+  const std::byte* lines = band.codes + panel * band.panel_code_bytes;
+  const PreparedBand& input = band.input;
+  const std::int64_t block_bytes = input.block / kBlockCols * F::bits * kLineBytes;
+  const std::int64_t per_group = band.group / input.block;
+  std::int64_t group = -1;
+  GroupRows rows;
+  std::int64_t b = 0;
+  for (std::int64_t begin = 0; begin < band.cols; begin += input.block, ++b) {
+    const std::int64_t left = band.cols - begin;
+    const Extent extent = extent_of<F>(left < input.block ? left : input.block);
+    if (T == 1) {
+      for (std::int64_t i = 0; i < block_bytes; i += 64)
+        __builtin_prefetch(lines + kAheadBytes + i);
+    }
+    if (const std::int64_t g = b / per_group; g != group)
+      rows = load_group<F>(band, panel, group = g);
+    for (int plane = 0; plane < tile.planes; ++plane) {
+      Dots<F::bits> dots[T];
+      dot_lines<F, T>(lines, extent,
+                      tile.codes + (plane * tile.dwords + input.dword + begin / 4) * T * 4, dots);
+      const std::int64_t at = (plane * tile.blocks + input.first_block + b) * T;
+      unroll<T>([&](auto t) __attribute__((always_inline)) {
+        constexpr int i = decltype(t)::value;
+        add_block(dots[i], rows.scale, rows.min, tile.scale[at + i], tile.sum[at + i], acc[i]);
+      });
+    }
+    lines += block_bytes;
+  }
+}
+
+template <int T>
+static void few_tokens(const PackedArgs& a, std::int64_t panel, std::int64_t t) {
+  const Tile<T> tile = tile_at<T>(a.x, t);
+  F32 acc[T][kVectors];
+  for (auto& rows : acc) {
+    for (F32& v : rows) v = zero();
+  }
+  for (int b = 0; b < a.n_bands; ++b) {
+    const PackedBand& band = a.bands[b];
+    switch (band.format) {
+#define PACKED_FORMAT(id, name, Type)           \
+  case id:                                      \
+    band_rows<Type, T>(band, panel, tile, acc); \
+    break;
+#include "kernels/formats/formats.def"
+    }
+  }
+  for (int i = 0; i < T; ++i) finish_panel(a, panel, t + i, acc[i]);
+}
+
+static inline int packed_tile(std::int64_t left) noexcept {
+  if (F32::width == 16 && left >= 12) return 12;
+  if (F32::width == 16 && left >= 8) return 8;
+  return left >= 4 ? 4 : left >= 2 ? 2 : 1;
+}
+
+// Calls function(Int<T>, t) for the tiles of all tokens.
+template <typename Function>
+static inline void for_tiles(std::int64_t tokens, Function&& function) {
+  for (std::int64_t t = 0; t < tokens;) {
+    const int width = packed_tile(tokens - t);
+    switch (width) {
+      case 12:
+        if constexpr (F32::width == 16) function(Int<12>{}, t);
+        break;
+      case 8:
+        if constexpr (F32::width == 16) function(Int<8>{}, t);
+        break;
+      case 4:
+        function(Int<4>{}, t);
+        break;
+      case 2:
+        function(Int<2>{}, t);
+        break;
+      default:
+        function(Int<1>{}, t);
+    }
+    t += width;
+  }
+}
+
+static constexpr std::int64_t kChunkCols = 512;  // columns widened at a time
+static constexpr std::int64_t kChunkBlocks = kChunkCols / 32;
+static constexpr std::int64_t kManyTokens = 32;
+
+// Codes of P panels as bytes, and their scales and minima as floats.
+struct Widened {
+  std::uint8_t* bytes;  // [P][kChunkCols / 4][16 rows][4 columns]
+  float* scale;         // [kChunkBlocks][P][16]
+  float* min;
+};
+
+template <typename F>
+static void widen_panel(const PackedBand& band, std::int64_t panel, std::int64_t begin,
+                        std::int64_t end, std::uint8_t* out) {
+  const std::byte* lines =
+      band.codes + panel * band.panel_code_bytes + begin / kBlockCols * F::bits * kLineBytes;
+  const Extent extent = extent_of<F>(end - begin);
+  for (int b = 0; b < extent.blocks; ++b) {
+    unroll<8>([&](auto k) __attribute__((always_inline)) {
+      store_line(out + decltype(k)::value * kLineBytes, codes_at<F, decltype(k)::value>(lines));
+    });
+    lines += F::bits * kLineBytes;
+    out += 8 * kLineBytes;
+  }
+  if constexpr (F::n_planes == 1) {
+    constexpr int fields = 8 / F::bits;
+    for (int line = 0; line < extent.lines; ++line) {
+      unroll<fields>([&](auto k) __attribute__((always_inline)) {
+        store_line(out + decltype(k)::value * kLineBytes, codes_at<F, decltype(k)::value>(lines));
+      });
+      lines += kLineBytes;
+      out += fields * kLineBytes;
+    }
+  }
+}
+
+template <typename F, int P>
+static void widen_chunk(const PackedBand& band, std::int64_t panel, std::int64_t begin,
+                        std::int64_t end, const Widened& out) {
+  const std::int64_t block = band.input.block;
+  for (int p = 0; p < P; ++p) {
+    widen_panel<F>(band, panel + p, begin, end, out.bytes + p * kChunkCols * kPanelRows);
+    std::int64_t b = 0;
+    for (std::int64_t col = begin; col < end; col += block, ++b) {
+      const GroupRows rows = load_group<F>(band, panel + p, col / band.group);
+      for (int v = 0; v < kVectors; ++v) {
+        const std::int64_t at = (b * P + p) * kPanelRows + v * F32::width;
+        store(out.scale + at, rows.scale[v]);
+        store(out.min + at, rows.min[v]);
+      }
+    }
+  }
+}
+
+// One activation block of P widened panels for T tokens; acc: [T][P][16].
+template <int bits, int P, int T>
+[[gnu::always_inline]] static inline void widened_block(const std::uint8_t* bytes, int steps,
+                                                        const std::int8_t* x, const float* scale,
+                                                        const float* min, const float* block_scale,
+                                                        const float* block_sum, float* acc) {
+  Dots<bits> dots[P][T];
+  unroll<P * T>([&](auto i) __attribute__((always_inline)) {
+    clear(dots[decltype(i)::value / T][decltype(i)::value % T]);
+  });
+  for (int k = 0; k < steps;) {
+    const int end = bits > 2 && k + 8 < steps ? k + 8 : steps;
+    for (; k < end; ++k) {
+      Line codes[P];
+      unroll<P>([&](auto p) __attribute__((always_inline)) {
+        constexpr int i = decltype(p)::value;
+        codes[i] = load_line(bytes + i * kChunkCols * kPanelRows + k * kLineBytes);
+      });
+      unroll<T>([&](auto t) __attribute__((always_inline)) {
+        unroll<P>([&](auto p) __attribute__((always_inline)) {
+          accumulate(dots[decltype(p)::value][decltype(t)::value], codes[decltype(p)::value],
+                     x + (k * T + decltype(t)::value) * 4);
+        });
+      });
+    }
+    unroll<P * T>([&](auto i) __attribute__((always_inline)) {
+      widen_sums(dots[decltype(i)::value / T][decltype(i)::value % T]);
+    });
+  }
+  unroll<P>([&](auto p) __attribute__((always_inline)) {
+    constexpr int panel = decltype(p)::value;
+    F32 s[kVectors];
+    F32 m[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      s[v] = load(scale + panel * kPanelRows + v * F32::width);
+      m[v] = load(min + panel * kPanelRows + v * F32::width);
+    }
+    unroll<T>([&](auto t) __attribute__((always_inline)) {
+      constexpr int i = decltype(t)::value;
+      float* at = acc + (i * P + panel) * kPanelRows;
+      F32 sums[kVectors];
+      for (int v = 0; v < kVectors; ++v) sums[v] = load(at + v * F32::width);
+      add_block(dots[panel][i], s, m, block_scale[i], block_sum[i], sums);
+      for (int v = 0; v < kVectors; ++v) store(at + v * F32::width, sums[v]);
+    });
+  });
+}
+
+// Columns [begin, end) of a band, already widened, for one tile.
+template <int bits, int P, int T>
+static void widened_tile(const PackedBand& band, const Widened& weights, std::int64_t begin,
+                         std::int64_t end, const Tile<T>& tile, float* acc) {
+  const PreparedBand& input = band.input;
+  std::int64_t b = 0;
+  for (std::int64_t col = begin; col < end; col += input.block, ++b) {
+    const std::int64_t left = end - col;
+    const std::int64_t cols = left < input.block ? left : input.block;
+    const int steps = static_cast<int>((cols + 3) / 4);
+    for (int plane = 0; plane < tile.planes; ++plane) {
+      const std::int64_t at = (plane * tile.blocks + input.first_block + col / input.block) * T;
+      widened_block<bits, P, T>(weights.bytes + (col - begin) / 4 * kLineBytes, steps,
+                                tile.codes + (plane * tile.dwords + input.dword + col / 4) * T * 4,
+                                weights.scale + b * P * kPanelRows,
+                                weights.min + b * P * kPanelRows, tile.scale + at, tile.sum + at,
+                                acc);
+    }
+  }
+}
+
+template <typename F, int P>
+static void many_band(const PackedArgs& a, const PackedBand& band, std::int64_t panel,
+                      const Widened& widened, float* acc) {
+  for (std::int64_t begin = 0; begin < band.cols; begin += kChunkCols) {
+    const std::int64_t end = band.cols < begin + kChunkCols ? band.cols : begin + kChunkCols;
+    widen_chunk<F, P>(band, panel, begin, end, widened);
+    for_tiles(a.x.tokens, [&](auto width, std::int64_t t) {
+      constexpr int T = decltype(width)::value;
+      widened_tile<F::bits, P, T>(band, widened, begin, end, tile_at<T>(a.x, t),
+                                  acc + t * P * kPanelRows);
+    });
+  }
+}
+
+template <int P>
+static void many_tokens(const PackedArgs& a, std::int64_t panel, float* scratch) {
+  Widened widened;
+  float* acc = scratch;  // [tokens][P][16]
+  scratch += a.x.tokens * P * kPanelRows;
+  widened.scale = scratch;
+  widened.min = widened.scale + kChunkBlocks * P * kPanelRows;
+  widened.bytes = reinterpret_cast<std::uint8_t*>(widened.min + kChunkBlocks * P * kPanelRows);
+  for (std::int64_t i = 0; i < a.x.tokens * P * kPanelRows; i += F32::width) store(acc + i, zero());
+  for (int b = 0; b < a.n_bands; ++b) {
+    const PackedBand& band = a.bands[b];
+    switch (band.format) {
+#define PACKED_FORMAT(id, name, Type)                 \
+  case id:                                            \
+    many_band<Type, P>(a, band, panel, widened, acc); \
+    break;
+#include "kernels/formats/formats.def"
+    }
+  }
+  for (std::int64_t t = 0; t < a.x.tokens; ++t) {
+    for (int p = 0; p < P; ++p) {
+      F32 rows[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        rows[v] = load(acc + (t * P + p) * kPanelRows + v * F32::width);
+      }
+      finish_panel(a, panel + p, t, rows);
+    }
+  }
+}
+
+static std::int64_t packed_scratch(std::int64_t tokens) noexcept {
+  constexpr std::int64_t widened =
+      kPackedPanels * (kChunkCols * kPanelRows / 4 + 2 * kChunkBlocks * kPanelRows);
+  return tokens < kManyTokens ? 0 : tokens * kPackedPanels * kPanelRows + widened;
+}
+
+static void linear_packed(const PackedArgs& a, std::int64_t panel_begin, std::int64_t panel_end,
+                          float* scratch) noexcept {
+  if (a.x.tokens >= kManyTokens) {
+    std::int64_t panel = panel_begin;
+    for (; panel + kPackedPanels <= panel_end; panel += kPackedPanels) {
+      many_tokens<kPackedPanels>(a, panel, scratch);
+    }
+    for (; panel < panel_end; ++panel) many_tokens<1>(a, panel, scratch);
+    return;
+  }
+  for (std::int64_t panel = panel_begin; panel < panel_end; ++panel) {
+    for_tiles(a.x.tokens,
+              [&](auto width, std::int64_t t) { few_tokens<decltype(width)::value>(a, panel, t); });
+  }
+}
+
+// x -> int8 codes of one block of one token: n columns, padded with zeros to whole 32s. Values
+// below 2^-126 * 127 in magnitude count as zero, so that 1 / scale stays finite.
+static inline void quantize_block(float* values, std::int64_t n, std::int8_t* codes, float* scale,
+                                  float* sum) {
+  F32 magnitude = zero();
+  for (std::int64_t i = 0; i < n; i += F32::width) {
+    const F32 v = load(values + i);
+    magnitude = max(magnitude, max(v, sub(zero(), v)));
+  }
+  const float largest = hmax(magnitude);
+  const float step = largest / 127.0f;
+  const bool nothing = !(step >= 1.17549435e-38f);
+  const float inverse = nothing ? 0.0f : 1.0f / step;
+  std::int32_t total = 0;
+  const F32 factor = set1(inverse);
+  const F32 top = set1(127.0f);
+  const F32 bottom = set1(-127.0f);
+  alignas(64) float rounded[128];
+  for (std::int64_t i = 0; i < n; i += F32::width) {
+    store(rounded + i, max(min(round(mul(load(values + i), factor)), top), bottom));
+  }
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto code = static_cast<std::int32_t>(rounded[i]);
+    codes[i] = static_cast<std::int8_t>(code);
+    total += code;
+  }
+  *scale = nothing ? 0.0f : step;
+  *sum = *scale * static_cast<float>(total);
+}
+
+// What the first plane leaves over, in steps of scale / 254.
+static inline void quantize_residual(const float* values, const std::int8_t* first, std::int64_t n,
+                                     float first_scale, std::int8_t* codes, float* scale,
+                                     float* sum) {
+  const float step = first_scale / 254.0f;
+  const float inverse = step >= 1.17549435e-38f ? 1.0f / step : 0.0f;
+  std::int32_t total = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float rest = values[i] - first_scale * static_cast<float>(first[i]);
+    float lanes[F32::width];
+    store(lanes, round(mul(set1(rest), set1(inverse))));
+    const float limited = lanes[0] > 127.0f ? 127.0f : lanes[0] < -127.0f ? -127.0f : lanes[0];
+    const auto code = static_cast<std::int32_t>(limited);
+    codes[i] = static_cast<std::int8_t>(code);
+    total += code;
+  }
+  *scale = step;
+  *sum = step * static_cast<float>(total);
+}
+
+static void prepare(const PrepareArgs& a, std::int64_t first_token, int width) noexcept {
+  const PreparedInput& out = a.out;
+  const std::int64_t at = out.planes * first_token;
+  std::int8_t* tile_codes = out.codes + at * out.dwords * 4;
+  float* tile_scale = out.scale + at * out.blocks;
+  float* tile_sum = out.sum + at * out.blocks;
+  alignas(64) float values[128];
+  std::int8_t codes[2][128];
+  for (int t = 0; t < width; ++t) {
+    const float* x = a.x + (first_token + t) * a.ldx;
+    for (int b = 0; b < a.n_bands; ++b) {
+      const PreparedBand& band = a.bands[b];
+      std::int64_t block = band.first_block;
+      for (std::int64_t begin = 0; begin < band.cols; begin += band.block, ++block) {
+        const std::int64_t left = band.cols - begin;
+        const std::int64_t n = left < band.block ? left : band.block;
+        const std::int64_t padded = (n + kBlockCols - 1) / kBlockCols * kBlockCols;
+        const std::int64_t col = band.col_begin + begin;
+        if (a.source == nullptr) {
+          __builtin_memcpy(values, x + col, static_cast<std::size_t>(n) * sizeof(float));
+        } else {
+          for (std::int64_t i = 0; i < n; ++i) values[i] = x[a.source[col + i]];
+        }
+        if (a.factor != nullptr) {
+          for (std::int64_t i = 0; i < n; ++i) values[i] *= a.factor[col + i];
+        }
+        for (std::int64_t i = n; i < padded; ++i) values[i] = 0;
+        float* scale = tile_scale + block * width + t;
+        float* sum = tile_sum + block * width + t;
+        quantize_block(values, padded, codes[0], scale, sum);
+        if (out.planes == 2) {
+          const std::int64_t next = out.blocks * width;
+          quantize_residual(values, codes[0], padded, *scale, codes[1], scale + next, sum + next);
+        }
+        for (int plane = 0; plane < out.planes; ++plane) {
+          std::int8_t* to =
+              tile_codes + ((plane * out.dwords + band.dword + begin / 4) * width + t) * 4;
+          for (std::int64_t k = 0; k < padded / 4; ++k) {
+            __builtin_memcpy(to + k * width * 4, codes[plane] + 4 * k, 4);
+          }
+        }
+      }
+    }
+  }
+}
