@@ -11,7 +11,6 @@
 
 #include "kernels/half.h"
 #include "models/block_import.h"
-#include "models/tensors.h"
 
 namespace tenfold {
 namespace {
@@ -129,8 +128,8 @@ class Loader {
 
  private:
   void note_type(const SourceWeight& weight) {
-    const bool direct = weight.packed != nullptr || is_float(weight.tensor->dtype);
-    auto& types = direct ? direct_ : exact_layout(*weight.tensor) ? repacked_ : widened_;
+    const LoadedAs as = loaded_as(weight);
+    auto& types = as == LoadedAs::is ? direct_ : as == LoadedAs::repacked ? repacked_ : widened_;
     types.insert(weight.type_text());
   }
 
@@ -176,6 +175,11 @@ LayerWeights load_layer(Loader& load, const DecoderSpec& spec, std::int64_t inde
 }
 
 }  // namespace
+
+LoadedAs loaded_as(const SourceWeight& weight) {
+  if (!weight.quantized() || weight.packed != nullptr) return LoadedAs::is;
+  return exact_layout(*weight.tensor) ? LoadedAs::repacked : LoadedAs::f16;
+}
 
 DecoderWeights load_weights(const Family& family, const DecoderSpec& spec,
                             const ModelSource& source) {

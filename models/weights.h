@@ -8,8 +8,13 @@
 #include "kernels/matrix.h"
 #include "models/family.h"
 #include "models/spec.h"
+#include "models/tensors.h"
 
 namespace tenfold {
+
+// What loading does with a weight, as its file holds it.
+enum class LoadedAs { is, repacked, f16 };  // `is`: mapped, or copied where it is not aligned
+LoadedAs loaded_as(const SourceWeight& weight);
 
 struct Dense {
   QuantizedMatrix weight;   // [out, in]

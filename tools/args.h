@@ -63,6 +63,7 @@ Command add_tokenize(CLI::App& app);
 Command add_logits(CLI::App& app);
 Command add_inspect(CLI::App& app);
 Command add_convert(CLI::App& app);
+Command add_quantize(CLI::App& app);
 Command add_eval(CLI::App& app);
 Command add_devices(CLI::App& app);
 

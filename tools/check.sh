@@ -20,7 +20,7 @@ case ${1:-} in
   --tidy)
     tidy=$(tool clang-tidy)
     cmake --preset release -DTENFOLD_TESTS=OFF > /dev/null
-    git ls-files 'kernels/*.cpp' 'runtime/*.cpp' 'models/*.cpp' 'tools/*.cpp' |
+    git ls-files 'kernels/*.cpp' 'runtime/*.cpp' 'models/*.cpp' 'quantizer/**.cpp' 'tools/*.cpp' |
       xargs -P "$(nproc)" -n 4 "$tidy" -p build/release --quiet
     say "Lint: clean."
     ;;

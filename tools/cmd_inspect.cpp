@@ -1,7 +1,10 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 
+#include "runtime/files/json_file.h"
 #include "runtime/files/quote.h"
 #include "tools/args.h"
 #include "tools/io.h"
@@ -17,8 +20,53 @@ struct Options {
   bool json = false;
 };
 
-std::string shape_text(const TensorSource& tensor) {
-  return fmt::format("[{}]", fmt::join(tensor.shape, ", "));
+std::string dump(const nlohmann::ordered_json& json) {
+  return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+struct Row {
+  std::string name;
+  std::vector<std::int64_t> shape;
+  std::string type;
+  std::uint64_t bytes = 0;
+  std::int64_t elements = 0;
+};
+
+// Every tensor of the file; the parts of a quantized matrix as one.
+std::vector<Row> list_tensors(const ModelSource& source) {
+  std::set<std::string> parts_of_matrices;
+  std::vector<Row> rows;
+  for (const PackedMatrix& matrix : source.matrices()) {
+    for (const GgufTensorDecl& part : declare_parts(matrix.name, matrix.view)) {
+      parts_of_matrices.insert(part.name);
+    }
+    const MatrixView& view = matrix.view;
+    std::string type = layout_text(view);
+    if (!(view.map == InputMap{})) type += " mapped";
+    rows.push_back(
+        {matrix.name, {view.rows, view.cols}, type, view.bytes(), view.rows * view.cols});
+  }
+  for (const TensorSource* tensor : source.tensors()) {
+    if (parts_of_matrices.count(tensor->name) != 0) continue;
+    rows.push_back({tensor->name, tensor->shape, std::string(dtype_traits(tensor->dtype).name),
+                    tensor->data.size(), tensor->elements()});
+  }
+  return rows;
+}
+
+double bits_per_weight(const Row& row) {
+  return 8.0 * static_cast<double>(row.bytes) / static_cast<double>(row.elements);
+}
+
+// How the file was quantized; null where it was not, or does not say.
+nlohmann::ordered_json recipe_of(const ModelSource& source) {
+  if (!source.is_gguf()) return nullptr;
+  const std::string* text = source.gguf().metadata().get_string(kRecipeKey);
+  if (text == nullptr) return nullptr;
+  const std::string name = fmt::format("{}: key {}", source.path(), kRecipeKey);
+  nlohmann::json recipe = parse_json(*text, name);
+  if (!recipe.is_object()) throw_file_error(name, "is not a JSON object");
+  return recipe;
 }
 
 nlohmann::ordered_json to_json(const ModelSource& source, const DecoderSpec& spec,
@@ -34,14 +82,15 @@ nlohmann::ordered_json to_json(const ModelSource& source, const DecoderSpec& spe
   }
   json["file_bytes"] = source.file_bytes();
   json["tensors"] = source.tensors().size();
-  json["quantization"] = nullptr;
+  json["quantization"] = recipe_of(source);
   if (!with_tensors) return json;
   json["tensor_list"] = nlohmann::ordered_json::array();
-  for (const TensorSource* tensor : source.tensors()) {
-    json["tensor_list"].push_back({{"name", tensor->name},
-                                   {"shape", tensor->shape},
-                                   {"type", dtype_traits(tensor->dtype).name},
-                                   {"bytes", tensor->data.size()}});
+  for (const Row& row : list_tensors(source)) {
+    json["tensor_list"].push_back({{"name", row.name},
+                                   {"shape", row.shape},
+                                   {"type", row.type},
+                                   {"bytes", row.bytes},
+                                   {"bits_per_weight", bits_per_weight(row)}});
   }
   return json;
 }
@@ -53,8 +102,16 @@ std::string tokenizer_text(const ModelSource& source) {
                      tokenizer->chat_template.empty() ? "no chat template" : "chat template");
 }
 
-std::string to_text(const ModelSource& source, const DecoderSpec& spec, const ModelSize& size,
-                    bool with_tensors) {
+std::string tensors_text(const ModelSource& source) {
+  std::string text;
+  for (const Row& row : list_tensors(source)) {
+    text += fmt::format("{:<32} {:<28} {:>10} {:>7.3f}  [{}]\n", quote(row.name), row.type,
+                        row.bytes, bits_per_weight(row), fmt::join(row.shape, ", "));
+  }
+  return text;
+}
+
+std::string to_text(const ModelSource& source, const DecoderSpec& spec, const ModelSize& size) {
   std::string text = fmt::format(
       "name           {}\narchitecture   {}\nparameters     {} ({})\nlayers         {}\n"
       "width          {} ({} heads, {} of keys and values, {} each; FFN {})\n"
@@ -69,14 +126,11 @@ std::string to_text(const ModelSource& source, const DecoderSpec& spec, const Mo
   }
   text += "\n";
   for (const auto& [type, of_type] : size.types) {
-    text += fmt::format("  {:<13}{} tensors, {}\n", dtype_traits(type).name, of_type.tensors,
-                        megabytes(of_type.bytes));
+    text +=
+        fmt::format("  {:<28}{} tensors, {}\n", type, of_type.tensors, megabytes(of_type.bytes));
   }
-  if (!with_tensors) return text;
-  for (const TensorSource* tensor : source.tensors()) {
-    text += fmt::format("{:<44} {:<5} {:>10}  {}\n", quote(tensor->name),
-                        dtype_traits(tensor->dtype).name, tensor->data.size(), shape_text(*tensor));
-  }
+  const nlohmann::ordered_json recipe = recipe_of(source);
+  if (!recipe.is_null()) text += fmt::format("recipe         {}\n", dump(recipe));
   return text;
 }
 
@@ -86,11 +140,9 @@ int run(const Options& options) {
   const DecoderSpec spec = read_spec(family, source);
   const ModelSize size = measure(family, spec, source);
   if (options.json) {
-    print(to_json(source, spec, size, options.tensors)
-              .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) +
-          "\n");
+    print(dump(to_json(source, spec, size, options.tensors)) + "\n");
   } else {
-    print(to_text(source, spec, size, options.tensors));
+    print(to_text(source, spec, size) + (options.tensors ? tensors_text(source) : ""));
   }
   return kExitOk;
 }

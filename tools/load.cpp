@@ -10,16 +10,30 @@ namespace {
 
 constexpr std::uint64_t kBytesF16 = 2;
 
-// Said before the memory is taken: block formats become F16 in this version.
-void note_dequantization(const ModelSize& size) {
-  if (size.quantized.elements == 0) return;
-  std::string types;
-  for (const auto& [type, size_of_type] : size.types) {
-    if (is_float(type)) continue;
-    types += (types.empty() ? "" : " and ") + std::string(dtype_traits(type).name);
+// "Q4_1 and Q8_0", of the types that loading treats as `as`; their size in memory is added up.
+std::string types_loaded_as(const ModelSize& size, LoadedAs as, std::uint64_t& bytes) {
+  std::string names;
+  for (const auto& [name, type] : size.types) {
+    if (type.as != as) continue;
+    names += (names.empty() ? "" : " and ") + name;
+    bytes +=
+        as == LoadedAs::f16 ? static_cast<std::uint64_t>(type.elements) * kBytesF16 : type.bytes;
   }
-  note(fmt::format("Loading: the {} weights become F16 in memory, which takes about {}.", types,
-                   megabytes(static_cast<std::uint64_t>(size.quantized.elements) * kBytesF16)));
+  return names;
+}
+
+// Said before the memory is taken: packed weights and floats stay in the file, these are copied.
+void note_copies(const ModelSize& size) {
+  std::uint64_t bytes = 0;
+  const std::string repacked = types_loaded_as(size, LoadedAs::repacked, bytes);
+  const std::string widened = types_loaded_as(size, LoadedAs::f16, bytes);
+  std::string what;
+  if (!repacked.empty()) what = fmt::format("the {} weights are repacked", repacked);
+  if (!widened.empty()) {
+    what += fmt::format("{}the {} weights become F16", what.empty() ? "" : " and ", widened);
+  }
+  if (what.empty()) return;
+  note(fmt::format("Loading: {} in memory, which takes about {}.", what, megabytes(bytes)));
 }
 
 void note_model(const LoadedModel& loaded, std::int64_t context, KvType kv) {
@@ -45,7 +59,7 @@ LoadedModel load(const CommonOptions& options, std::int64_t context, KvType kv) 
   const Family& family = find_family(*source);
   const ModelSize size = measure(family, read_spec(family, *source), *source);
   loaded.bits_per_weight = bits_per_weight(size.all);
-  if (!options.quiet) note_dequantization(size);
+  if (!options.quiet) note_copies(size);
   loaded.tokenizer = load_tokenizer(*source);
   loaded.model = load_model(source);
   if (!options.quiet) note_model(loaded, context, kv);

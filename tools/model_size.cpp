@@ -1,14 +1,12 @@
 #include "tools/model_size.h"
 
-#include "models/weights.h"
-
 namespace tenfold {
 namespace {
 
-void count(TypeSize& size, const TensorSource& tensor) {
+void count(TypeSize& size, const SourceWeight& weight) {
   ++size.tensors;
-  size.elements += tensor.elements();
-  size.bytes += tensor.data.size();
+  size.elements += weight.elements();
+  size.bytes += weight.bytes();
 }
 
 }  // namespace
@@ -16,11 +14,13 @@ void count(TypeSize& size, const TensorSource& tensor) {
 ModelSize measure(const Family& family, const DecoderSpec& spec, const ModelSource& source) {
   ModelSize size;
   for (const TensorShape& expected : decoder_tensors(spec)) {
-    const TensorSource* tensor = find_tensor(family, source, expected.name);
-    if (tensor == nullptr) continue;
-    count(size.all, *tensor);
-    if (!is_float(tensor->dtype)) count(size.quantized, *tensor);
-    count(size.types[tensor->dtype], *tensor);
+    const auto weight = find_weight(family, source, expected);
+    if (!weight) continue;
+    count(size.all, *weight);
+    if (weight->quantized()) count(size.quantized, *weight);
+    TypeSize& type = size.types[weight->type_text()];
+    type.as = loaded_as(*weight);
+    count(type, *weight);
   }
   return size;
 }

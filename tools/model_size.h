@@ -3,20 +3,23 @@
 
 #include <cstdint>
 #include <map>
+#include <string>
 
-#include "models/family.h"
+#include "models/tensors.h"
+#include "models/weights.h"
 
 namespace tenfold {
 
 struct TypeSize {
   std::int64_t tensors = 0, elements = 0;
-  std::uint64_t bytes = 0;
+  std::uint64_t bytes = 0;  // scales, minima and maps included
+  LoadedAs as = LoadedAs::is;
 };
 
 struct ModelSize {
   TypeSize all;
-  TypeSize quantized;  // tensors of types other than F32, F16 and BF16
-  std::map<DType, TypeSize> types;
+  TypeSize quantized;                     // block types and packed bands
+  std::map<std::string, TypeSize> types;  // by "F16", "Q4_1", "q4 g128 zero"
 };
 
 ModelSize measure(const Family& family, const DecoderSpec& spec, const ModelSource& source);

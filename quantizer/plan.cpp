@@ -1,0 +1,153 @@
+#include "quantizer/plan.h"
+
+#include <fmt/core.h>
+
+#include <map>
+
+#include "quantizer/columns.h"
+#include "quantizer/rtn/realize.h"
+
+namespace tenfold {
+namespace {
+
+constexpr std::int64_t kSampledPanels = 64;
+constexpr const char* kEmbedding = "token_embd.weight";
+constexpr const char* kPositions = "position_embd.weight";
+constexpr const char* kHead = "output.weight";
+
+// Matrices that read the same input: "blk.3.attn_q.weight" -> "blk.3.qkv". Others: their own name.
+std::string input_of(const std::string& name) {
+  for (const char* part : {".attn_q.", ".attn_k.", ".attn_v."}) {
+    if (const auto at = name.find(part); at != std::string::npos)
+      return name.substr(0, at) + ".qkv";
+  }
+  for (const char* part : {".ffn_gate.", ".ffn_up."}) {
+    if (const auto at = name.find(part); at != std::string::npos)
+      return name.substr(0, at) + ".mlp";
+  }
+  return name;
+}
+
+// Numbers that are not quantized: F16, or what the source has where that is BF16.
+DType half_type(const RowReader& rows) {
+  const TensorSource* tensor = rows.weight().tensor;
+  return tensor != nullptr && tensor->dtype == DType::bf16 ? DType::bf16 : DType::f16;
+}
+
+class Planner {
+ public:
+  Planner(const Recipe& recipe, const std::vector<ModelTensor>& tensors, ThreadPool& pool,
+          const std::string& path)
+      : recipe_(recipe), tensors_(tensors), pool_(pool), path_(path) {}
+
+  Plan make(bool tied_head) {
+    const int embed = recipe_.embed_bits.value_or(
+        tied_head ? recipe_.head_bits.value_or(kDefaultTableBits) : kDefaultTableBits);
+    const int head = recipe_.head_bits.value_or(tied_head ? embed : kDefaultTableBits);
+    if (recipe_.mixed > 0) score_inputs();
+    Plan plan;
+    plan.split_head = tied_head && head != embed;
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+      const TensorShape& info = tensors_[i].info;
+      TensorPlan tensor{info.name, i, std::nullopt, DType::f32};
+      if (info.name == kEmbedding) {
+        set_bits(tensor, embed);
+      } else if (info.name == kHead) {
+        set_bits(tensor, head);
+      } else if (info.name == kPositions) {
+        set_bits(tensor, kFloatBits);
+      } else if (info.is_matrix()) {
+        tensor.matrix = recipe_.mixed > 0 ? mixed(i) : one_band(i, recipe_.bits, recipe_.min);
+      }
+      plan.tensors.push_back(std::move(tensor));
+      if (info.name == kEmbedding && plan.split_head) {
+        TensorPlan second{kHead, i, std::nullopt, DType::f32};
+        set_bits(second, head);
+        plan.tensors.push_back(std::move(second));
+      }
+    }
+    return plan;
+  }
+
+ private:
+  void set_bits(TensorPlan& tensor, int bits) {
+    if (bits == kFloatBits) {
+      tensor.type = half_type(tensors_[tensor.source].rows);
+    } else {
+      tensor.matrix = one_band(tensor.source, bits, std::nullopt);
+    }
+  }
+
+  MatrixPlan one_band(std::size_t index, int bits, std::optional<MinKind> min) const {
+    MatrixPlan plan;
+    plan.range = recipe_.range;
+    plan.bands = {{*packed_format(bits), min.value_or(MinKind::zero), recipe_.group, 0,
+                   tensors_[index].rows.cols()}};
+    if (min) return plan;
+    if (bits == 1) plan.bands[0].min_kind = MinKind::f16;  // an integer zero cannot say +-a
+    if (bits == 2) plan.bands[0].min_kind = better_min_kind(index, plan);
+    return plan;
+  }
+
+  MinKind better_min_kind(std::size_t index, MatrixPlan plan) const {
+    const std::string what = fmt::format("{}: tensor \"{}\"", path_, tensors_[index].info.name);
+    const auto error = [&](MinKind kind) {
+      plan.bands[0].min_kind = kind;
+      return sampled_error(tensors_[index].rows, plan, pool_, kSampledPanels, what);
+    };
+    return error(MinKind::midrise) <= error(MinKind::zero) ? MinKind::midrise : MinKind::zero;
+  }
+
+  MatrixPlan mixed(std::size_t index) const {
+    const std::int64_t cols = tensors_[index].rows.cols();
+    const std::int64_t first = mixed_columns(recipe_.mixed, cols);
+    if (first == 0) return one_band(index, kMixedHighBits, std::nullopt);
+    MatrixPlan plan = one_band(index, recipe_.bits, recipe_.min);
+    BandPlan high{*packed_format(kMixedHighBits), MinKind::zero, recipe_.group, 0, first};
+    plan.bands[0].col_begin = first;
+    plan.bands.insert(plan.bands.begin(), high);
+    plan.order = column_order(scores_.at(input_of(tensors_[index].info.name)), first);
+    return plan;
+  }
+
+  void score_inputs() {
+    for (const ModelTensor& tensor : tensors_) {
+      if (!tensor.info.is_matrix() || tensor.info.by_row || tensor.info.name == kHead) continue;
+      add_column_scores(tensor.rows, pool_, scores_[input_of(tensor.info.name)]);
+    }
+  }
+
+  const Recipe& recipe_;
+  const std::vector<ModelTensor>& tensors_;
+  ThreadPool& pool_;
+  const std::string& path_;
+  std::map<std::string, std::vector<double>> scores_;  // of mixed layouts, by input
+};
+
+}  // namespace
+
+MatrixView layout_of(const MatrixPlan& plan, std::int64_t rows, std::int64_t cols) {
+  MatrixView layout;
+  layout.rows = rows;
+  layout.cols = cols;
+  layout.n_bands = static_cast<int>(plan.bands.size());
+  for (std::size_t k = 0; k < plan.bands.size(); ++k) {
+    const BandPlan& from = plan.bands[k];
+    Band& band = layout.bands.at(k);
+    band.format = from.format;
+    band.min_kind = from.min_kind;
+    band.col_begin = from.col_begin;
+    band.col_end = from.col_end;
+    band.group = from.group == 0 ? band.cols() : from.group;
+  }
+  if (!plan.order.empty()) layout.map.source = plan.order.data();
+  return layout;
+}
+
+Plan make_plan(const Recipe& recipe, const std::vector<ModelTensor>& tensors, bool tied_head,
+               ThreadPool& pool, const std::string& path) {
+  validate(recipe);
+  return Planner(recipe, tensors, pool, path).make(tied_head);
+}
+
+}  // namespace tenfold

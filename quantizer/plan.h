@@ -1,0 +1,68 @@
+#pragma once
+// What is made of each tensor of a model: a Recipe is what a person asks, a Plan what was decided.
+// Plans are small data; realizing one (rtn/realize.h) is a pure function of source and plan.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/matrix.h"
+#include "kernels/thread_pool.h"
+#include "models/tensors.h"
+#include "quantizer/range.h"
+
+namespace tenfold {
+
+struct BandPlan {
+  Format format = Format::q4;  // packed
+  MinKind min_kind = MinKind::zero;
+  std::int64_t group = 128;  // 32, 64, 128 or 0: the whole band
+  std::int64_t col_begin = 0, col_end = 0;
+};
+
+struct MatrixPlan {
+  std::vector<BandPlan> bands;      // from column 0 to the last, interior edges multiples of 16
+  std::vector<std::int32_t> order;  // the input column of each column; empty: as they are
+  RangeKind range = RangeKind::mse;
+};
+// Its map points into the plan.
+MatrixView layout_of(const MatrixPlan& plan, std::int64_t rows, std::int64_t cols);
+
+inline constexpr int kFloatBits = 16;  // of embeddings and head: not quantized
+inline constexpr int kMixedHighBits = 4;
+inline constexpr int kDefaultTableBits = 8;
+
+struct Recipe {
+  int bits = 4;              // of the layers' matrices
+  std::int64_t group = 128;  // 0: the whole row
+  RangeKind range = RangeKind::mse;
+  std::optional<MinKind> min;                // of the layers' matrices; absent: by width
+  std::optional<int> embed_bits, head_bits;  // absent: 8; where they are tied, like the other
+  double mixed = 0;  // this share of a matrix's input columns gets kMixedHighBits, the rest `bits`
+};
+// Throws bad_request for a width, group or share that cannot be.
+void validate(const Recipe& recipe);
+std::string to_json(const Recipe& recipe);
+
+struct TensorPlan {
+  std::string name;                  // in the output
+  std::size_t source = 0;            // index among read_tensors()
+  std::optional<MatrixPlan> matrix;  // absent: plain numbers of `type`
+  DType type = DType::f32;
+};
+
+struct Plan {
+  std::vector<TensorPlan> tensors;  // in file order
+  bool split_head = false;          // embedding and head were tied and are now two
+};
+
+// Layer matrices and projections follow bits, group, min and mixed; embeddings and head their own
+// widths, with the width's default min and the same groups; vectors become F32, positions and what
+// is asked at 16 bits F16 (BF16 where the source has it). Reads weights where the answer depends on
+// them: `zero` or `midrise` at 2 bits (the lesser squared error over up to 64 panels), and the
+// columns that `mixed` keeps. `path`: the model, for messages.
+Plan make_plan(const Recipe& recipe, const std::vector<ModelTensor>& tensors, bool tied_head,
+               ThreadPool& pool, const std::string& path);
+
+}  // namespace tenfold

@@ -1,0 +1,150 @@
+#include "quantizer/quantize.h"
+
+#include <fmt/core.h>
+
+#include <span>
+
+#include "kernels/error.h"
+#include "models/gguf_output.h"
+#include "quantizer/rtn/realize.h"
+#include "runtime/files/packed_matrix.h"
+
+namespace tenfold {
+namespace {
+
+MatrixView layout_of(const TensorPlan& plan, const std::vector<ModelTensor>& tensors) {
+  const RowReader& rows = tensors[plan.source].rows;
+  return layout_of(*plan.matrix, rows.rows(), rows.cols());
+}
+
+std::uint64_t elements_of(const ModelTensor& tensor) {
+  return static_cast<std::uint64_t>(tensor.rows.rows() * tensor.rows.cols());
+}
+
+QuantizeResult measure(const Plan& plan, const std::vector<ModelTensor>& tensors) {
+  QuantizeResult result;
+  result.split_head = plan.split_head;
+  for (const TensorPlan& tensor : plan.tensors) {
+    const auto elements = elements_of(tensors[tensor.source]);
+    const std::uint64_t bytes = tensor.matrix ? layout_of(tensor, tensors).bytes()
+                                              : elements * dtype_traits(tensor.type).bytes;
+    const auto add = [&](QuantizedSize& size) {
+      size.elements += static_cast<std::int64_t>(elements);
+      size.bytes += bytes;
+    };
+    add(result.all);
+    if (tensor.matrix) add(result.quantized);
+    ++result.tensors;
+  }
+  return result;
+}
+
+// Adds the keys of packed matrices, and lists all tensors of the file in order.
+std::vector<GgufTensorDecl> declare(const Plan& plan, const std::vector<ModelTensor>& tensors,
+                                    const std::vector<float>& divisors, GgufMetadata& metadata) {
+  metadata.set(std::string(kFormatVersionKey), kFormatVersion);
+  std::vector<GgufTensorDecl> decls;
+  for (const TensorPlan& tensor : plan.tensors) {
+    if (!tensor.matrix) {
+      decls.push_back({tensor.name, tensors[tensor.source].info.shape, tensor.type});
+      continue;
+    }
+    const MatrixView layout = layout_of(tensor, tensors);
+    metadata.set(std::string(kBandsPrefix) + tensor.name, describe_bands(layout));
+    for (GgufTensorDecl& decl : declare_parts(tensor.name, layout)) {
+      decls.push_back(std::move(decl));
+    }
+  }
+  if (!divisors.empty()) {
+    decls.push_back({kRopeDivisorsName, {static_cast<std::int64_t>(divisors.size())}, DType::f32});
+  }
+  return decls;
+}
+
+class Run {
+ public:
+  Run(const ModelSource& source, const std::filesystem::path& output,
+      const QuantizeOptions& options,
+      const std::function<bool(std::uint64_t, std::uint64_t)>& progress)
+      : source_(source),
+        output_(output),
+        options_(options),
+        progress_(progress),
+        family_(find_family(source)),
+        spec_(read_spec(family_, source)),
+        tensors_(read_tensors(family_, spec_, source)),
+        pool_(options.threads > 0 ? options.threads : default_thread_count()) {}
+
+  QuantizeResult run() {
+    for (const ModelTensor& tensor : tensors_) total_ += elements_of(tensor);
+    report(0);
+    const Plan plan = make_plan(options_.recipe, tensors_, spec_.tied_head, pool_, source_.path());
+    QuantizeResult result = measure(plan, tensors_);
+    if (!options_.dry_run) write(plan, result);
+    return result;
+  }
+
+ private:
+  void report(std::uint64_t done) {
+    if (!progress_ || progress_(done, total_)) return;
+    throw_error(ErrorCode::cancelled, "interrupted; {} was not written", output_.string());
+  }
+
+  void write(const Plan& plan, QuantizeResult& result) {
+    GgufMetadata metadata = model_metadata(family_, spec_, source_);
+    metadata.set(std::string(kRecipeKey), to_json(options_.recipe));
+    const std::vector<float> divisors = rope_divisors(spec_);
+    std::vector<GgufTensorDecl> decls = declare(plan, tensors_, divisors, metadata);
+    GgufWriter writer(output_, options_.overwrite, std::move(metadata), std::move(decls));
+    if (plan.split_head) total_ += elements_of(tensors_[plan.tensors.front().source]);
+    std::uint64_t done = 0;
+    for (const TensorPlan& tensor : plan.tensors) {
+      const RowReader& rows = tensors_[tensor.source].rows;
+      if (tensor.matrix) {
+        write_matrix(tensor, rows, done, writer);
+      } else {
+        result.clipped += write_rows(rows, tensor.type, writer);
+      }
+      done += elements_of(tensors_[tensor.source]);
+      report(done);
+    }
+    if (!divisors.empty()) writer.write(std::as_bytes(std::span(divisors)));
+    writer.finish();
+  }
+
+  void write_matrix(const TensorPlan& tensor, const RowReader& rows, std::uint64_t before,
+                    GgufWriter& writer) {
+    const std::string what = fmt::format("{}: tensor \"{}\"", source_.path(), tensor.name);
+    const QuantizedMatrix matrix =
+        realize(rows, *tensor.matrix, pool_, what, [&](std::int64_t rows_done) {
+          report(before + static_cast<std::uint64_t>(rows_done * rows.cols()));
+        });
+    for (const auto& part : parts(matrix.view)) writer.write(part);
+    rows.release();
+  }
+
+  const ModelSource& source_;
+  const std::filesystem::path& output_;
+  const QuantizeOptions& options_;
+  const std::function<bool(std::uint64_t, std::uint64_t)>& progress_;
+  const Family& family_;
+  DecoderSpec spec_;
+  std::vector<ModelTensor> tensors_;
+  ThreadPool pool_;
+  std::uint64_t total_ = 0;  // weights to go through
+};
+
+}  // namespace
+
+double QuantizedSize::bits_per_weight() const {
+  return elements == 0 ? 0 : 8.0 * static_cast<double>(bytes) / static_cast<double>(elements);
+}
+
+QuantizeResult quantize(const ModelSource& source, const std::filesystem::path& output,
+                        const QuantizeOptions& options,
+                        const std::function<bool(std::uint64_t, std::uint64_t)>& progress) {
+  validate(options.recipe);
+  return Run(source, output, options, progress).run();
+}
+
+}  // namespace tenfold

@@ -1,0 +1,40 @@
+#pragma once
+// Makes a quantized model file: plans every tensor, then realizes and writes them one by one.
+// Memory stays below the largest tensor in packed form and a few MiB. The same source and recipe
+// give the same bytes.
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+
+#include "quantizer/plan.h"
+#include "runtime/model_source.h"
+
+namespace tenfold {
+
+struct QuantizeOptions {
+  Recipe recipe;
+  int threads = 0;  // 0: default_thread_count()
+  bool overwrite = false;
+  bool dry_run = false;  // plan and measure, write nothing
+};
+
+struct QuantizedSize {
+  std::int64_t elements = 0;
+  std::uint64_t bytes = 0;  // scales, minima and maps included
+  double bits_per_weight() const;
+};
+
+struct QuantizeResult {
+  std::int64_t tensors = 0;
+  QuantizedSize all, quantized;  // all tensors; the quantized matrices alone
+  std::int64_t clipped = 0;      // values beyond F16's range among those stored as F16
+  bool split_head = false;       // embedding and head were one matrix and are now two
+};
+
+// progress(done, total) in weights; false cancels (nothing is left behind).
+QuantizeResult quantize(const ModelSource& source, const std::filesystem::path& output,
+                        const QuantizeOptions& options,
+                        const std::function<bool(std::uint64_t, std::uint64_t)>& progress);
+
+}  // namespace tenfold

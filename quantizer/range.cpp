@@ -1,0 +1,229 @@
+#include "quantizer/range.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/half.h"
+
+namespace tenfold {
+namespace {
+
+constexpr float kMaxF16 = 65504.0f;
+constexpr int kShrinkSteps = 32;
+constexpr float kLeastShrink = 0.07f;  // of the range: one outlier must not fix a row's grid
+constexpr int kRefinements = 3;
+constexpr double kHopeless = 4.0;  // times the best error: no narrower range will do better
+
+float top_code(int bits) { return static_cast<float>((1 << bits) - 1); }
+
+std::uint16_t to_f16(float value) { return f32_to_f16(std::clamp(value, -kMaxF16, kMaxF16)); }
+
+// The scale's inverse, with which codes are computed; 0 for a scale of 0, which has one level.
+float inverse(const Grid& grid) { return grid.scale > 0 ? 1.0f / grid.scale : 0.0f; }
+
+float nearest_code(float weight, const Grid& grid, float inverse_scale, float top) {
+  const float place = std::min(std::max((weight - grid.min) * inverse_scale, 0.0f), top);
+  return static_cast<float>(static_cast<std::int32_t>(place + 0.5f));
+}
+
+// Eight running sums keep the compiler free to use vectors, and the order of additions fixed.
+double squared_error(std::span<const float> weights, const Grid& grid, int bits) {
+  constexpr std::size_t kLanes = 8;
+  const float inverse_scale = inverse(grid);
+  const float top = top_code(bits);
+  float sums[kLanes] = {};
+  const auto add = [&](std::size_t i, std::size_t lane) {
+    const float code = nearest_code(weights[i], grid, inverse_scale, top);
+    const float error = weights[i] - (grid.scale * code + grid.min);
+    sums[lane] += error * error;
+  };
+  std::size_t i = 0;
+  for (; i + kLanes <= weights.size(); i += kLanes) {
+    for (std::size_t lane = 0; lane < kLanes; ++lane) add(i + lane, lane);
+  }
+  for (std::size_t lane = 0; i < weights.size(); ++i, ++lane) add(i, lane);
+  double total = 0;
+  for (const float sum : sums) total += static_cast<double>(sum);
+  return total;
+}
+
+// What the codes of a grid say about the weights, for least squares. Levels: code, less the zero
+// point or the middle where the minimum hangs on the scale.
+struct Moments {
+  double n = 0, level = 0, level2 = 0, weight = 0, product = 0;
+};
+
+class GroupFit {
+ public:
+  GroupFit(std::span<const float> weights, const GridKind& kind)
+      : weights_(weights), kind_(kind), top_(top_code(kind.bits)) {
+    const auto [low, high] = std::minmax_element(weights.begin(), weights.end());
+    low_ = *low;
+    high_ = *high;
+    if (kind.min_kind == MinKind::zero) {
+      low_ = std::min(low_, 0.0f);
+      high_ = std::max(high_, 0.0f);
+    }
+    if (kind.min_kind == MinKind::midrise) {
+      high_ = std::max(-low_, high_);
+      low_ = -high_;
+    }
+    double sum = 0;
+    for (const float weight : weights) sum += static_cast<double>(weight);
+    mean_ = static_cast<float>(sum / static_cast<double>(weights.size()));
+  }
+
+  Grid minmax() const { return measured(shrunken(1.0f)); }
+
+  Grid least_squares() const {
+    Grid best = minmax();
+    for (int step = 1; step < kShrinkSteps; ++step) {
+      const float shrink =
+          1.0f - (1.0f - kLeastShrink) * static_cast<float>(step) / (kShrinkSteps - 1);
+      const Grid grid = measured(shrunken(shrink));
+      if (grid.error > kHopeless * best.error) break;
+      if (grid.error < best.error) best = grid;
+    }
+    if (kind_.bits == 1 && kind_.min_kind == MinKind::f16) keep_better(best, binarized());
+    refine(best);
+    if (kind_.min_kind != MinKind::zero) return best;
+    const int zero = best.min_bits;  // its neighbours may fit better once the scale follows
+    for (const int other : {zero - 1, zero + 1}) {
+      if (other < 0 || other > static_cast<int>(top_)) continue;
+      Grid grid = measured(zero_grid(best.scale, static_cast<float>(other)));
+      refine(grid);
+      keep_better(best, grid);
+    }
+    return best;
+  }
+
+ private:
+  static void keep_better(Grid& best, const Grid& other) {
+    if (other.error < best.error) best = other;
+  }
+
+  Grid measured(Grid grid) const {
+    grid.error = squared_error(weights_, grid, kind_.bits);
+    return grid;
+  }
+
+  Grid zero_grid(float scale, float zero) const {
+    Grid grid;
+    grid.scale_bits = to_f16(scale);
+    grid.scale = f16_to_f32(grid.scale_bits);
+    grid.min_bits = static_cast<std::uint16_t>(zero);
+    grid.min = -grid.scale * zero;
+    return grid;
+  }
+
+  Grid midrise_grid(float scale) const {
+    Grid grid;
+    grid.scale_bits = to_f16(scale);
+    grid.scale = f16_to_f32(grid.scale_bits);
+    grid.min = -grid.scale * (top_ * 0.5f);
+    return grid;
+  }
+
+  static Grid affine_grid(float scale, float min) {
+    Grid grid;
+    grid.scale_bits = to_f16(scale);
+    grid.scale = f16_to_f32(grid.scale_bits);
+    grid.min_bits = to_f16(min);
+    grid.min = f16_to_f32(grid.min_bits);
+    return grid;
+  }
+
+  // The grid of the range shrunken around 0, or around the mean where the minimum is free.
+  Grid shrunken(float shrink) const {
+    switch (kind_.min_kind) {
+      case MinKind::zero: {
+        const float scale = f16_to_f32(to_f16(shrink * (high_ - low_) / top_));
+        const float zero = scale > 0 ? std::round(-shrink * low_ / scale) : 0.0f;
+        return zero_grid(scale, std::clamp(zero, 0.0f, top_));
+      }
+      case MinKind::midrise:
+        // At 1 bit: levels in the middle of the halves, +- high / 2.
+        return midrise_grid(shrink * (kind_.bits == 1 ? high_ : 2.0f * high_ / top_));
+      case MinKind::f16:
+        break;
+    }
+    const float low = mean_ + shrink * (low_ - mean_);
+    const float high = mean_ + shrink * (high_ - mean_);
+    if (kind_.bits > 1) return affine_grid((high - low) / top_, low);
+    return affine_grid((high - low) * 0.5f, low + (high - low) * 0.25f);
+  }
+
+  // mu +- mean|w - mu|.
+  Grid binarized() const {
+    double deviation = 0;
+    for (const float weight : weights_) deviation += std::fabs(static_cast<double>(weight - mean_));
+    const auto half = static_cast<float>(deviation / static_cast<double>(weights_.size()));
+    return measured(affine_grid(2.0f * half, mean_ - half));
+  }
+
+  Moments moments(const Grid& grid) const {
+    const float inverse_scale = inverse(grid);
+    float origin = 0;
+    if (kind_.min_kind == MinKind::zero) origin = static_cast<float>(grid.min_bits);
+    if (kind_.min_kind == MinKind::midrise) origin = top_ * 0.5f;
+    Moments m;
+    for (const float weight : weights_) {
+      const auto level =
+          static_cast<double>(nearest_code(weight, grid, inverse_scale, top_) - origin);
+      const auto w = static_cast<double>(weight);
+      m.n += 1;
+      m.level += level;
+      m.level2 += level * level;
+      m.weight += w;
+      m.product += level * w;
+    }
+    return m;
+  }
+
+  // The best scale (and f16 minimum) for the codes of a grid; the codes then change, and so on.
+  void refine(Grid& best) const {
+    for (int round = 0; round < kRefinements; ++round) {
+      const Moments m = moments(best);
+      Grid grid;
+      if (kind_.min_kind == MinKind::f16) {
+        const double spread = m.n * m.level2 - m.level * m.level;
+        if (!(spread > 0)) return;
+        const double scale = (m.n * m.product - m.level * m.weight) / spread;
+        grid = affine_grid(static_cast<float>(scale),
+                           static_cast<float>((m.weight - scale * m.level) / m.n));
+      } else {
+        if (!(m.level2 > 0)) return;
+        const auto scale = static_cast<float>(m.product / m.level2);
+        grid = kind_.min_kind == MinKind::zero ? zero_grid(scale, static_cast<float>(best.min_bits))
+                                               : midrise_grid(scale);
+      }
+      if (!(grid.scale > 0)) return;
+      grid = measured(grid);
+      if (!(grid.error < best.error)) return;
+      best = grid;
+    }
+  }
+
+  std::span<const float> weights_;
+  GridKind kind_;
+  float top_;
+  float low_ = 0, high_ = 0, mean_ = 0;
+};
+
+}  // namespace
+
+Grid fit_group(std::span<const float> weights, const GridKind& kind) noexcept {
+  const GroupFit fit(weights, kind);
+  return kind.range == RangeKind::minmax ? fit.minmax() : fit.least_squares();
+}
+
+void encode_group(std::span<const float> weights, const Grid& grid, int bits,
+                  std::uint8_t* codes) noexcept {
+  const float inverse_scale = inverse(grid);
+  const float top = top_code(bits);
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    codes[i] = static_cast<std::uint8_t>(nearest_code(weights[i], grid, inverse_scale, top));
+  }
+}
+
+}  // namespace tenfold

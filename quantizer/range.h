@@ -1,0 +1,39 @@
+#pragma once
+// The grid of one group of weights: w = scale * code + min, code in [0, 2^bits - 1]. Scale and min
+// are rounded to what the file holds before codes are chosen, so a code is always the nearest one.
+//
+// minmax: the least range that holds all weights (and 0, for `zero`). At 1 bit the two levels of
+//   `midrise` and `f16` stand in the middle of the range's halves: at its ends, as with more bits,
+//   they would hold two weights well and all others badly.
+// mse: the least squared error among shrunken ranges, each then fitted by least squares; at 1 bit
+//   with f16 minima also the binarization mu +- mean|w - mu|. Never worse than minmax.
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/formats/format.h"
+
+namespace tenfold {
+
+enum class RangeKind { minmax, mse };
+
+struct GridKind {
+  int bits = 4;
+  MinKind min_kind = MinKind::zero;
+  RangeKind range = RangeKind::mse;
+};
+
+struct Grid {
+  std::uint16_t scale_bits = 0;  // f16
+  std::uint16_t min_bits = 0;    // `f16`: the minimum; `zero`: the integer zero point
+  float scale = 0, min = 0;      // what they mean
+  double error = 0;              // sum of squared errors over the group
+};
+
+// Weights must be finite.
+Grid fit_group(std::span<const float> weights, const GridKind& kind) noexcept;
+// The nearest code of each weight.
+void encode_group(std::span<const float> weights, const Grid& grid, int bits,
+                  std::uint8_t* codes) noexcept;
+
+}  // namespace tenfold

@@ -1,0 +1,179 @@
+#include <charconv>
+#include <chrono>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "quantizer/quantize.h"
+#include "tools/args.h"
+#include "tools/io.h"
+#include "tools/progress.h"
+#include "tools/signals.h"
+
+namespace tenfold {
+namespace {
+
+constexpr int kDefaultBits = 4;
+constexpr int kDefaultMixedBits = 1;
+
+struct Options {
+  CommonOptions common;
+  std::string output;
+  std::string method = "rtn";
+  std::optional<int> bits;
+  std::string group;  // "": 128; the whole row where mixed
+  std::string range = "mse";
+  std::string min;  // "": by width
+  std::optional<int> embed_bits, head_bits;
+  double mixed = 0;
+  bool force = false;
+  bool dry_run = false;
+  bool json = false;
+};
+
+Recipe to_recipe(const Options& options) {
+  Recipe recipe;
+  const bool mixed = options.mixed > 0;
+  recipe.bits = options.bits.value_or(mixed ? kDefaultMixedBits : kDefaultBits);
+  const std::string group = !options.group.empty() ? options.group : mixed ? "row" : "128";
+  recipe.group = group == "row" ? 0 : std::stoll(group);
+  recipe.range = options.range == "mse" ? RangeKind::mse : RangeKind::minmax;
+  recipe.min = parse_min_kind(options.min);
+  recipe.embed_bits = options.embed_bits;
+  recipe.head_bits = options.head_bits;
+  recipe.mixed = options.mixed;
+  validate(recipe);
+  return recipe;
+}
+
+// Memory that is the process's own; pages of mapped files are the system's to take back.
+std::uint64_t anonymous_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("RssAnon:", 0) == 0) return std::stoull(line.substr(8)) * 1024;
+  }
+  return 0;
+}
+
+void print_json(const Options& options, const QuantizeResult& result, double seconds,
+                std::uint64_t peak) {
+  nlohmann::ordered_json json;
+  json["output"] = nullptr;
+  if (!options.dry_run) json["output"] = options.output;
+  json["bits_per_weight"] = result.all.bits_per_weight();
+  json["bits_per_weight_quantized"] = result.quantized.bits_per_weight();
+  json["weight_bytes"] = result.all.bytes;
+  json["tensors"] = result.tensors;
+  json["seconds"] = seconds;
+  json["peak_rss_bytes"] = peak;
+  json["clipped"] = result.clipped;
+  json["split_head"] = result.split_head;
+  print(json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+}
+
+void note_result(const Options& options, const QuantizeResult& result, double seconds,
+                 std::uint64_t peak) {
+  note(
+      fmt::format("{} {}: {} tensors, {}, {:.3f} bits per weight ({:.3f} over the quantized "
+                  "matrices); {:.1f} s, {} of memory.",
+                  options.dry_run ? "Would write" : "Wrote", options.output, result.tensors,
+                  megabytes(result.all.bytes), result.all.bits_per_weight(),
+                  result.quantized.bits_per_weight(), seconds, megabytes(peak)));
+  if (result.split_head) {
+    note(
+        "The model shares one matrix between embedding and head; asked for different widths, "
+        "the file holds two.");
+  }
+  if (result.clipped > 0) {
+    note(fmt::format("{} values lie outside F16's range and were written as +-65504.",
+                     result.clipped));
+  }
+}
+
+int run(const Options& options) {
+  QuantizeOptions quantization;
+  quantization.recipe = to_recipe(options);
+  quantization.threads = options.common.threads;
+  quantization.overwrite = options.force;
+  quantization.dry_run = options.dry_run;
+  const ModelSource source(options.common.model);
+  catch_interrupts();
+  catch_termination();
+  std::uint64_t peak = 0;
+  QuantizeResult result;
+  const auto start = std::chrono::steady_clock::now();
+  {
+    Progress progress("quantize", options.common.quiet);
+    result = quantize(source, options.output, quantization,
+                      [&](std::uint64_t done, std::uint64_t total) {
+                        peak = std::max(peak, anonymous_bytes());
+                        progress.update(done, total);
+                        return !stop_requested();
+                      });
+  }
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (!options.common.quiet) note_result(options, result, seconds, peak);
+  if (options.json) print_json(options, result, seconds, peak);
+  return kExitOk;
+}
+
+std::string is_share(const std::string& text) {
+  double value = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error == std::errc{} && stop == end && value > 0 && value < 1) return {};
+  return fmt::format("must be a number between 0 and 1, found {}", text);
+}
+
+void add_recipe_options(CLI::App& sub, Options& options) {
+  sub.add_option("--method", options.method, "how weights are rounded: rtn (round to nearest)")
+      ->check(one_of({"rtn"}))
+      ->type_name("METHOD")
+      ->capture_default_str();
+  sub.add_option("--bits", options.bits, "of the layers' matrices: 1, 2, 3, 4 or 8; default 4")
+      ->check(one_of({"1", "2", "3", "4", "8"}))
+      ->type_name("N");
+  sub.add_option("--group", options.group,
+                 "columns that share a scale: 32, 64, 128 or row; default 128, row with --mixed")
+      ->check(one_of({"32", "64", "128", "row"}))
+      ->type_name("G");
+  sub.add_option("--range", options.range, "range of a group: mse (least squared error) or minmax")
+      ->check(one_of({"minmax", "mse"}))
+      ->type_name("RANGE")
+      ->capture_default_str();
+  sub.add_option("--min", options.min,
+                 "minima of the layers' matrices: zero, midrise or f16; default: f16 at 1 bit, the "
+                 "better of zero and midrise at 2, else zero")
+      ->check(one_of({"zero", "midrise", "f16"}))
+      ->type_name("KIND");
+  sub.add_option("--embed-bits", options.embed_bits, "of the embeddings; 16: F16; default 8")
+      ->check(one_of({"1", "2", "3", "4", "8", "16"}))
+      ->type_name("N");
+  sub.add_option("--head-bits", options.head_bits, "of the output head; 16: F16; default 8")
+      ->check(one_of({"1", "2", "3", "4", "8", "16"}))
+      ->type_name("N");
+  sub.add_option("--mixed", options.mixed,
+                 "this share of the input columns, the strongest, at 4 bits; the rest at --bits "
+                 "(default 1)")
+      ->check(is_share)
+      ->type_name("SHARE");
+}
+
+}  // namespace
+
+Command add_quantize(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* sub = app.add_subcommand("quantize", "Make a model of a few bits per weight");
+  add_common_options(*sub, options->common, ModelArgument::option);
+  sub->add_option("-o,--output", options->output, "the GGUF file to write")
+      ->type_name("OUT.gguf")
+      ->required();
+  add_recipe_options(*sub, *options);
+  sub->add_flag("--force", options->force, "replace OUT.gguf if it exists");
+  sub->add_flag("--dry-run", options->dry_run, "show sizes and bits per weight, write nothing");
+  sub->add_flag("--json", options->json, "print one JSON object");
+  sub->footer("Example:\n  tenfold quantize -m opt-125m/ -o opt-125m-q4.gguf --bits 4 --group 64");
+  return {sub, [options] { return run(*options); }};
+}
+
+}  // namespace tenfold
