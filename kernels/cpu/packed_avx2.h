@@ -11,7 +11,8 @@
 
 namespace tenfold::avx2 {
 
-static constexpr int kVectors = 2;  // F32 vectors in 16 rows
+static constexpr int kVectors = 2;             // F32 vectors in 16 rows
+static constexpr bool kFieldsInPlace = false;  // 16-bit sums would overflow
 
 struct Line {
   __m256i v[2];  // rows 0...7, rows 8...15
