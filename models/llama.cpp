@@ -149,15 +149,13 @@ DecoderSpec from_gguf(const ModelSource& source) {
     throw_error(ErrorCode::unsupported,
                 "{}: key and value heads of different sizes are not supported", source.path());
   }
-  const TensorSource* embedding = source.find("token_embd.weight");
-  spec.vocab = embedding != nullptr && embedding->shape.size() == 2
-                   ? embedding->shape[0]
-                   : keys.get_int("llama.vocab_size").value_or(0);
+  const std::vector<std::int64_t> embedding = source.shape_of("token_embd.weight");
+  spec.vocab = embedding.size() == 2 ? embedding[0] : keys.get_int("llama.vocab_size").value_or(0);
   spec.max_context = gguf_int(source, "llama.context_length");
   spec.norm_eps =
       static_cast<float>(keys.get_float("llama.attention.layer_norm_rms_epsilon").value_or(1e-5));
   spec.gated_mlp = true;
-  spec.tied_head = source.find("output.weight") == nullptr;
+  spec.tied_head = source.shape_of("output.weight").empty();
   spec.rope = rope_from_gguf(source, spec.head_dim);
   return spec;
 }

@@ -79,11 +79,11 @@ DecoderSpec from_gguf(const ModelSource& source) {
       static_cast<float>(keys.get_float("opt.attention.layer_norm_epsilon").value_or(1e-5));
   spec.post_norm = keys.get_bool("tenfold.opt.post_norm").value_or(false);
   spec.final_norm = source.find("output_norm.weight") != nullptr;
-  spec.tied_head = source.find("output.weight") == nullptr;
-  const TensorSource* embedding = source.find("token_embd.weight");
-  if (embedding != nullptr && embedding->shape.size() == 2) {
-    spec.vocab = embedding->shape[0];
-    spec.embed_dim = embedding->shape[1];
+  spec.tied_head = source.shape_of("output.weight").empty();
+  const std::vector<std::int64_t> embedding = source.shape_of("token_embd.weight");
+  if (embedding.size() == 2) {
+    spec.vocab = embedding[0];
+    spec.embed_dim = embedding[1];
   }
   return spec;
 }

@@ -3,20 +3,23 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <initializer_list>
 #include <set>
 
-#include "kernels/error.h"
 #include "kernels/half.h"
+#include "models/block_import.h"
+#include "models/tensors.h"
 
 namespace tenfold {
 namespace {
 
 constexpr float kMaxF16 = 65504.0f;
 
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-  return fmt::format("[{}]", fmt::join(shape, ", "));
+Format float_format(DType dtype) {
+  return dtype == DType::f32 ? Format::f32 : dtype == DType::f16 ? Format::f16 : Format::bf16;
 }
 
 // Dequantizes in slices and rounds to f16; false where a value does not fit.
@@ -37,8 +40,39 @@ bool dequantize_to_f16(const TensorSource& tensor, std::uint16_t* out) {
   return true;
 }
 
-Format format_of(DType type) {
-  return type == DType::f32 ? Format::f32 : type == DType::bf16 ? Format::bf16 : Format::f16;
+// A plain tensor that is not used where it lies.
+QuantizedMatrix copy_matrix(const TensorSource& tensor) {
+  const std::int64_t rows = tensor.shape[0];
+  const std::int64_t cols = tensor.shape[1];
+  const auto elements = static_cast<std::size_t>(tensor.elements());
+  QuantizedMatrix result;
+  Format format = Format::f16;
+  if (is_float(tensor.dtype)) {  // unaligned in its file
+    format = float_format(tensor.dtype);
+    result.storage = Buffer(tensor.data.size());
+    std::memcpy(result.storage.data(), tensor.data.data(), tensor.data.size());
+  } else {
+    result.storage = Buffer(elements * 2);
+    if (!dequantize_to_f16(tensor, result.storage.as<std::uint16_t>())) {
+      format = Format::f32;
+      result.storage = Buffer(elements * 4);
+      dequantize(tensor.dtype, tensor.data, {result.storage.as<float>(), elements});
+    }
+  }
+  release_pages(tensor.data);
+  result.view = float_matrix(result.storage.data(), format, rows, cols);
+  return result;
+}
+
+QuantizedMatrix load_matrix(const TensorSource& tensor) {
+  if (const auto layout = exact_layout(tensor)) return import_blocks(tensor, *layout);
+  const auto address = reinterpret_cast<std::uintptr_t>(tensor.data.data());
+  const bool aligned = address % (tensor.dtype == DType::f32 ? 4 : 2) == 0;
+  if (!is_float(tensor.dtype) || !aligned) return copy_matrix(tensor);
+  QuantizedMatrix mapped;
+  mapped.view = float_matrix(tensor.data.data(), float_format(tensor.dtype), tensor.shape[0],
+                             tensor.shape[1]);
+  return mapped;
 }
 
 class Loader {
@@ -46,25 +80,30 @@ class Loader {
   Loader(const Family& family, const ModelSource& source, DecoderWeights& weights)
       : family_(family), source_(source), weights_(weights) {}
 
-  QuantizedMatrix matrix(const std::string& name, std::int64_t rows, std::int64_t cols) {
-    const TensorSource& tensor = *find_weight(family_, source_, {name, {rows, cols}, true});
+  QuantizedMatrix matrix(const TensorShape& expected) {
+    const SourceWeight weight = *find_weight(family_, source_, expected);
     QuantizedMatrix result;
-    result.view = float_matrix(tensor.data.data(), format_of(tensor.dtype), rows, cols);
-    const auto address = reinterpret_cast<std::uintptr_t>(tensor.data.data());
-    const bool aligned = address % (tensor.dtype == DType::f32 ? 4 : 2) == 0;
-    if (!is_float(tensor.dtype) || !aligned) copy_matrix(tensor, result);
-    types_.insert(std::string(dtype_traits(tensor.dtype).name));
-    weights_.parameters += rows * cols;
+    if (weight.packed != nullptr) {
+      result.view = *weight.packed;
+    } else {
+      result = load_matrix(*weight.tensor);
+    }
+    note_type(weight);
+    weights_.parameters += weight.elements();
     weights_.bytes += result.view.bytes();
     weights_.copied_bytes += result.storage.bytes();
     return result;
   }
 
+  QuantizedMatrix matrix(const std::string& name, std::int64_t rows, std::int64_t cols) {
+    return matrix({name, {rows, cols}, true});
+  }
+
   std::vector<float> vector(const std::string& name, std::int64_t size, bool required) {
-    const TensorSource* tensor = find_weight(family_, source_, {name, {size}, required});
-    if (tensor == nullptr) return {};
+    const auto weight = find_weight(family_, source_, {name, {size}, required});
+    if (!weight) return {};
     std::vector<float> values(static_cast<std::size_t>(size));
-    dequantize(tensor->dtype, tensor->data, values);
+    dequantize(weight->tensor->dtype, weight->tensor->data, values);
     weights_.parameters += size;
     weights_.bytes += values.size() * sizeof(float);
     return values;
@@ -80,39 +119,42 @@ class Loader {
   }
 
   void describe_types() {
-    std::set<std::string> direct;
-    for (const char* name : {"F32", "F16", "BF16"}) {
-      if (types_.erase(name) != 0) direct.insert(name);
+    std::vector<std::string> list(direct_.begin(), direct_.end());
+    if (!repacked_.empty()) {
+      list.push_back(fmt::format("{} repacked", fmt::join(repacked_, " and ")));
     }
-    weights_.types = fmt::format("{}", fmt::join(direct, ", "));
-    if (types_.empty()) return;
-    if (!direct.empty()) weights_.types += ", ";
-    weights_.types += fmt::format("{} as F16", fmt::join(types_, " and "));
+    if (!widened_.empty()) list.push_back(fmt::format("{} as F16", fmt::join(widened_, " and ")));
+    weights_.types = fmt::format("{}", fmt::join(list, ", "));
   }
 
  private:
-  void copy_matrix(const TensorSource& tensor, QuantizedMatrix& result) const {
-    const auto elements = static_cast<std::size_t>(tensor.elements());
-    if (is_float(tensor.dtype)) {  // unaligned in its file
-      result.storage = Buffer(tensor.data.size());
-      std::memcpy(result.storage.data(), tensor.data.data(), tensor.data.size());
-    } else {
-      result.storage = Buffer(elements * 2);
-      result.view.bands[0].format = Format::f16;
-      if (!dequantize_to_f16(tensor, result.storage.as<std::uint16_t>())) {
-        result.storage = Buffer(elements * 4);
-        result.view.bands[0].format = Format::f32;
-        dequantize(tensor.dtype, tensor.data, {result.storage.as<float>(), elements});
-      }
-    }
-    result.view.bands[0].codes = result.storage.data();
+  void note_type(const SourceWeight& weight) {
+    const bool direct = weight.packed != nullptr || is_float(weight.tensor->dtype);
+    auto& types = direct ? direct_ : exact_layout(*weight.tensor) ? repacked_ : widened_;
+    types.insert(weight.type_text());
   }
 
   const Family& family_;
   const ModelSource& source_;
   DecoderWeights& weights_;
-  std::set<std::string> types_;
+  std::set<std::string> direct_, repacked_, widened_;
 };
+
+template <typename T>
+void share(const T*& map, const T* first, std::int64_t cols) {
+  if (map == nullptr || first == nullptr) return;
+  if (std::memcmp(map, first, static_cast<std::size_t>(cols) * sizeof(T)) == 0) map = first;
+}
+
+// For matrices of one input.
+void share_maps(std::initializer_list<Dense*> matrices) {
+  const MatrixView& first = (*matrices.begin())->weight.view;
+  for (Dense* dense : matrices) {
+    MatrixView& view = dense->weight.view;
+    share(view.map.source, first.map.source, first.cols);
+    share(view.map.factor, first.map.factor, first.cols);
+  }
+}
 
 LayerWeights load_layer(Loader& load, const DecoderSpec& spec, std::int64_t index) {
   const std::string block = fmt::format("blk.{}.", index);
@@ -128,6 +170,8 @@ LayerWeights load_layer(Loader& load, const DecoderSpec& spec, std::int64_t inde
   if (spec.gated_mlp) layer.gate = load.dense(block + "ffn_gate", spec.ffn, spec.dim);
   layer.up = load.dense(block + "ffn_up", spec.ffn, spec.dim);
   layer.down = load.dense(block + "ffn_down", spec.dim, spec.ffn);
+  share_maps({&layer.q, &layer.k, &layer.v});
+  if (spec.gated_mlp) share_maps({&layer.gate, &layer.up});
   return layer;
 }
 
@@ -137,10 +181,11 @@ DecoderWeights load_weights(const Family& family, const DecoderSpec& spec,
                             const ModelSource& source) {
   DecoderWeights weights;
   Loader load(family, source, weights);
-  weights.token_embedding = load.matrix("token_embd.weight", spec.vocab, spec.embed_dim);
+  weights.token_embedding =
+      load.matrix({"token_embd.weight", {spec.vocab, spec.embed_dim}, true, true});
   if (spec.learned_positions) {
-    weights.position_embedding =
-        load.matrix("position_embd.weight", spec.max_context + spec.position_offset, spec.dim);
+    weights.position_embedding = load.matrix(
+        {"position_embd.weight", {spec.max_context + spec.position_offset, spec.dim}, true, true});
   }
   if (spec.embed_dim != spec.dim) {
     weights.project_in = load.matrix("token_embd_proj.weight", spec.dim, spec.embed_dim);
@@ -153,65 +198,6 @@ DecoderWeights load_weights(const Family& family, const DecoderSpec& spec,
   if (!spec.tied_head) weights.head = load.dense("output", spec.vocab, spec.embed_dim);
   load.describe_types();
   return weights;
-}
-
-std::vector<TensorShape> decoder_tensors(const DecoderSpec& spec) {
-  std::vector<TensorShape> list;
-  const auto dense = [&](const std::string& stem, std::int64_t rows, std::int64_t cols) {
-    list.push_back({stem + ".weight", {rows, cols}, true});
-    list.push_back({stem + ".bias", {rows}, false});
-  };
-  const auto norm = [&](const std::string& stem) {
-    list.push_back({stem + ".weight", {spec.dim}, true});
-    if (spec.norm == NormKind::layer) list.push_back({stem + ".bias", {spec.dim}, true});
-  };
-  list.push_back({"token_embd.weight", {spec.vocab, spec.embed_dim}, true});
-  if (spec.learned_positions) {
-    list.push_back(
-        {"position_embd.weight", {spec.max_context + spec.position_offset, spec.dim}, true});
-  }
-  if (spec.embed_dim != spec.dim) {
-    list.push_back({"token_embd_proj.weight", {spec.dim, spec.embed_dim}, true});
-    list.push_back({"output_proj.weight", {spec.embed_dim, spec.dim}, true});
-  }
-  const std::int64_t q_dim = spec.heads * spec.head_dim;
-  const std::int64_t kv_dim = spec.kv_heads * spec.head_dim;
-  for (std::int64_t i = 0; i < spec.layers; ++i) {
-    const std::string block = fmt::format("blk.{}.", i);
-    norm(block + "attn_norm");
-    dense(block + "attn_q", q_dim, spec.dim);
-    dense(block + "attn_k", kv_dim, spec.dim);
-    dense(block + "attn_v", kv_dim, spec.dim);
-    dense(block + "attn_output", spec.dim, q_dim);
-    norm(block + "ffn_norm");
-    if (spec.gated_mlp) dense(block + "ffn_gate", spec.ffn, spec.dim);
-    dense(block + "ffn_up", spec.ffn, spec.dim);
-    dense(block + "ffn_down", spec.dim, spec.ffn);
-  }
-  if (spec.final_norm) norm("output_norm");
-  if (!spec.tied_head) dense("output", spec.vocab, spec.embed_dim);
-  return list;
-}
-
-const TensorSource* find_weight(const Family& family, const ModelSource& source,
-                                const TensorShape& expected) {
-  const TensorSource* tensor = find_tensor(family, source, expected.name);
-  if (tensor == nullptr) {
-    if (expected.required) {
-      throw_file_error(source.path(), "tensor \"{}\" is missing", expected.name);
-    }
-    return nullptr;
-  }
-  const std::string file = source.file_of(tensor->name);
-  if (tensor->shape != expected.shape) {
-    throw_file_error(file, "tensor \"{}\": shape {}, expected {}", tensor->name,
-                     shape_text(tensor->shape), shape_text(expected.shape));
-  }
-  if (!dtype_traits(tensor->dtype).dequantizable) {
-    throw_file_error(file, "tensor \"{}\": type {} cannot be a weight", tensor->name,
-                     dtype_traits(tensor->dtype).name);
-  }
-  return tensor;
 }
 
 }  // namespace tenfold

@@ -1,7 +1,7 @@
 #pragma once
-// The weights of a decoder in memory: matrices as MatrixViews (mapped where the file holds aligned
-// F32, F16 or BF16; otherwise dequantized to F16, or F32 where a value does not fit), vectors as
-// float32. Missing tensors and wrong shapes are bad_file naming the tensor, expected and found.
+// The weights of a decoder in memory: matrices as MatrixViews, vectors as float32. Packed bands and
+// aligned F32, F16 or BF16 are used where they lie in the mapped file; Q4_0, Q4_1 and Q8_0 are
+// repacked without loss; other block types become F16, or F32 where a value does not fit.
 
 #include <vector>
 
@@ -36,22 +36,12 @@ struct DecoderWeights {
   std::vector<LayerWeights> layers;
   std::int64_t parameters = 0;
   std::uint64_t bytes = 0, copied_bytes = 0;
-  std::string types;  // "F16"; "Q4_1 and Q8_0 as F16"
+  std::string types;  // "F16"; "Q4_1 and Q8_0 repacked"; "q4 g128 zero, q8 g128 zero"
 };
 
+// Matrices that read the same input (q, k, v; gate, up) point to one map where theirs are equal, so
+// that the input is prepared once.
 DecoderWeights load_weights(const Family& family, const DecoderSpec& spec,
                             const ModelSource& source);
-
-// All tensors a decoder of this spec may have, in file order, by GGUF name and with their shapes.
-struct TensorShape {
-  std::string name;
-  std::vector<std::int64_t> shape;
-  bool required;
-};
-std::vector<TensorShape> decoder_tensors(const DecoderSpec& spec);
-
-// The tensor, its shape and type checked; nullptr where it is absent and not required.
-const TensorSource* find_weight(const Family& family, const ModelSource& source,
-                                const TensorShape& expected);
 
 }  // namespace tenfold

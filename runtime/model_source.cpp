@@ -99,6 +99,7 @@ ModelSource::ModelSource(const fs::path& path, bool weights) : path_(path.string
     gguf_ = std::make_unique<GgufFile>(path);
     file_bytes_ = gguf_->file_bytes();
     for (const TensorSource& tensor : gguf_->tensors()) tensors_.push_back(&tensor);
+    matrices_ = read_packed_matrices(gguf_->metadata(), gguf_->tensors());
   }
   sort_names();
 }
@@ -200,6 +201,19 @@ const TensorSource* ModelSource::find(std::string_view name) const noexcept {
       by_name_.begin(), by_name_.end(), name,
       [](const TensorSource* tensor, std::string_view wanted) { return tensor->name < wanted; });
   return found == by_name_.end() || (*found)->name != name ? nullptr : *found;
+}
+
+const MatrixView* ModelSource::find_matrix(std::string_view name) const noexcept {
+  const auto found = std::lower_bound(
+      matrices_.begin(), matrices_.end(), name,
+      [](const PackedMatrix& matrix, std::string_view wanted) { return matrix.name < wanted; });
+  return found == matrices_.end() || found->name != name ? nullptr : &found->view;
+}
+
+std::vector<std::int64_t> ModelSource::shape_of(std::string_view name) const {
+  if (const TensorSource* tensor = find(name)) return tensor->shape;
+  if (const MatrixView* matrix = find_matrix(name)) return {matrix->rows, matrix->cols};
+  return {};
 }
 
 std::string ModelSource::file_of(std::string_view name) const {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "runtime/files/gguf.h"
+#include "runtime/files/packed_matrix.h"
 #include "runtime/files/pytorch_file.h"
 #include "runtime/files/safetensors.h"
 #include "runtime/files/tensor_source.h"
@@ -31,7 +32,12 @@ class ModelSource {
   const GgufFile& gguf() const noexcept { return *gguf_; }           // is_gguf() only
   const nlohmann::json& config() const noexcept { return config_; }  // null where there is none
   const std::vector<const TensorSource*>& tensors() const noexcept { return tensors_; }
-  const TensorSource* find(std::string_view name) const noexcept;    // nullptr: absent
+  const TensorSource* find(std::string_view name) const noexcept;  // nullptr: absent
+  // Quantized matrices of our own GGUF, sorted by name; tensors() has their parts.
+  const std::vector<PackedMatrix>& matrices() const noexcept { return matrices_; }
+  const MatrixView* find_matrix(std::string_view name) const noexcept;  // nullptr: absent
+  // Of a plain tensor or a quantized matrix; empty: absent.
+  std::vector<std::int64_t> shape_of(std::string_view name) const;
   std::uint64_t file_bytes() const noexcept { return file_bytes_; }  // all weight files
   // The file a tensor comes from, for messages; MODEL itself for a name that is absent.
   std::string file_of(std::string_view name) const;
@@ -55,6 +61,7 @@ class ModelSource {
   std::vector<std::unique_ptr<PytorchFile>> pytorch_;
   std::vector<const TensorSource*> tensors_;  // in file order
   std::vector<const TensorSource*> by_name_;  // the same, sorted
+  std::vector<PackedMatrix> matrices_;
   std::uint64_t file_bytes_ = 0;
 };
 

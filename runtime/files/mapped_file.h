@@ -24,4 +24,8 @@ class MappedFile {
   std::span<const std::byte> bytes_;
 };
 
+// Lets go of the memory behind the whole pages of `part`, which must lie in a MappedFile: for
+// readers that pass over a large file once. Touched again, they are read again.
+void release_pages(std::span<const std::byte> part) noexcept;
+
 }  // namespace tenfold
