@@ -21,6 +21,9 @@ if(TENFOLD_CUDA)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     enable_language(CUDA)
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # CMake 3.25 knows nvcc's up to 17
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)  # so that tests/cuda can put another in front of it
   else()
     message(STATUS "No CUDA compiler found: building for the CPU only")
   endif()

@@ -97,6 +97,15 @@ void add_common_options(CLI::App& app, CommonOptions& options, ModelArgument mod
          "numbers of the KV cache: f16 or f32")
       ->type_name("TYPE")
       ->group(kGroup);
+  app.add_option_function<std::string>(
+         "--activations",
+         [&options](const std::string& name) {
+           options.activations = name == "int8x2" ? Activations::int8x2 : Activations::int8;
+         },
+         "how activations meet packed weights: int8, or int8x2 (some 15 bits, slower)")
+      ->check(one_of({"int8", "int8x2"}))
+      ->type_name("TYPE")
+      ->group(kGroup);
   app.add_flag("-v,--verbose", options.verbose, "say more on standard error")->group(kGroup);
   app.add_flag("--quiet", options.quiet, "say nothing on standard error but errors")->group(kGroup);
 }

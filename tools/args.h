@@ -30,6 +30,7 @@ struct CommonOptions {
   int threads = 0;           // 0: one for each core
   std::string isa;           // "": TENFOLD_ISA, else the best
   std::optional<KvType> kv;  // absent: the command's default
+  Activations activations = Activations::int8;
   bool verbose = false;
   bool quiet = false;
 

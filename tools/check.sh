@@ -11,7 +11,7 @@ tool() { # name: the pinned version if it is there
 }
 
 mapfile -t sources < <(git ls-files --cached --others --exclude-standard \
-  '*.cpp' '*.h' '*.inl')
+  '*.cpp' '*.h' '*.inl' '*.cu' '*.cuh')
 "$(tool clang-format)" --dry-run -Werror "${sources[@]}"
 say "Format: ${#sources[@]} files are clean."
 python3 tools/check_layers.py

@@ -57,9 +57,67 @@ static inline Extent extent_of(std::int64_t cols) {
   return {n / kBlockCols, (n % kBlockCols + per_line - 1) / per_line};
 }
 
+// Sums of the fields of a plane, each in its place: sum i belongs to field i % fields and carries
+// its position as a factor. At least four, so that one sum need not wait for the last.
+template <int bits>
+constexpr int field_sums() {
+  return 8 / bits < 4 ? 4 : 8 / bits;
+}
+
+// One token: fields are masked, not shifted, and their sums shifted once at the end.
+template <typename F>
+[[gnu::always_inline]] static inline void dot_in_place(const std::byte* lines, Extent extent,
+                                                       const std::int8_t* x, Dots<F::bits>* out) {
+  Dots<F::bits> sums[F::n_planes][8];
+  unroll<F::n_planes * 8>([&](auto i) __attribute__((always_inline)) {
+    clear(sums[decltype(i)::value / 8][decltype(i)::value % 8]);
+  });
+  for (int b = 0; b < extent.blocks; ++b) {
+    int before = 0;
+    unroll<F::n_planes>([&](auto p) __attribute__((always_inline)) {
+      constexpr int bits = F::planes[decltype(p)::value].bits;
+      constexpr int fields = 8 / bits;
+      unroll<8>([&](auto k) __attribute__((always_inline)) {
+        constexpr int field = decltype(k)::value % fields;
+        const Line line = load_line(lines + (before + decltype(k)::value / fields) * kLineBytes);
+        accumulate(sums[decltype(p)::value][decltype(k)::value % field_sums<bits>()],
+                   bits_of<0, ((1 << bits) - 1) << field * bits>(line), x + decltype(k)::value * 4);
+      });
+      before += bits;
+    });
+    lines += F::bits * kLineBytes;
+    x += 8 * 4;
+  }
+  if constexpr (F::n_planes == 1) {
+    constexpr int fields = 8 / F::bits;
+    for (int l = 0; l < extent.lines; ++l) {
+      const Line line = load_line(lines);
+      unroll<fields>([&](auto k) __attribute__((always_inline)) {
+        constexpr int field = decltype(k)::value;
+        accumulate(sums[0][field], bits_of<0, ((1 << F::bits) - 1) << field * F::bits>(line),
+                   x + field * 4);
+      });
+      lines += kLineBytes;
+      x += fields * 4;
+    }
+  }
+  clear(*out);
+  unroll<F::n_planes>([&](auto p) __attribute__((always_inline)) {
+    constexpr Plane plane = F::planes[decltype(p)::value];
+    unroll<field_sums<plane.bits>()>([&](auto i) __attribute__((always_inline)) {
+      constexpr int right = decltype(i)::value % (8 / plane.bits) * plane.bits;
+      add_shifted<right, plane.shift>(*out, sums[decltype(p)::value][decltype(i)::value]);
+    });
+  });
+}
+
 template <typename F, int T>
 [[gnu::always_inline]] static inline void dot_lines(const std::byte* lines, Extent extent,
                                                     const std::int8_t* x, Dots<F::bits>* dots) {
+  if constexpr (T == 1 && kFieldsInPlace) {
+    dot_in_place<F>(lines, extent, x, dots);
+    return;
+  }
   unroll<T>([&](auto t) __attribute__((always_inline)) { clear(dots[decltype(t)::value]); });
   for (int b = 0; b < extent.blocks; ++b) {
     unroll<8>([&](auto k) __attribute__((always_inline)) {

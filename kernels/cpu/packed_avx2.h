@@ -1,7 +1,7 @@
 #pragma once
 // The integer vocabulary of packed.inl on AVX2. Without vpdpbusd, pairs of products are summed in
-// 16 bits (vpmaddubsw, which saturates: codes of 8 bits go as two nibbles) and widened before they
-// can overflow: 8 steps of 2 * 127 * 15 stay below 2^15, and 32 steps of codes up to 3.
+// 16 bits (vpmaddubsw, which saturates: codes of more than 4 bits go as two nibbles) and widened
+// before they can overflow: 8 steps of 2 * 127 * 15 stay below 2^15, and 32 steps of codes up to 3.
 
 #include <cstddef>
 #include <cstdint>
@@ -11,7 +11,8 @@
 
 namespace tenfold::avx2 {
 
-static constexpr int kVectors = 2;  // F32 vectors in 16 rows
+static constexpr int kVectors = 2;             // F32 vectors in 16 rows
+static constexpr bool kFieldsInPlace = false;  // 16-bit sums would overflow
 
 struct Line {
   __m256i v[2];  // rows 0...7, rows 8...15
@@ -49,17 +50,13 @@ template <int bits>
 struct Dots {
   __m256i wide[2];    // 32-bit sums
   __m256i narrow[2];  // 16-bit sums of pairs, not yet in `wide`
-};
-template <>
-struct Dots<8> {
-  __m256i wide[2];
-  __m256i narrow[2], high[2];  // of the low and the high nibbles
+  __m256i high[2];    // the same of the high nibbles; codes of more than 4 bits only
 };
 template <int bits>
 static inline void clear(Dots<bits>& a) {
   for (int h = 0; h < 2; ++h) {
     a.wide[h] = a.narrow[h] = _mm256_setzero_si256();
-    if constexpr (bits == 8) a.high[h] = _mm256_setzero_si256();
+    if constexpr (bits > 4) a.high[h] = _mm256_setzero_si256();
   }
 }
 template <int bits>
@@ -67,7 +64,7 @@ static inline void accumulate(Dots<bits>& a, Line codes, const std::int8_t* x) {
   const __m256i four = four_columns(x);
 #pragma GCC unroll 2
   for (int h = 0; h < 2; ++h) {
-    if constexpr (bits == 8) {
+    if constexpr (bits > 4) {
       const __m256i low = bits_of<0, 15>(codes.v[h]);
       const __m256i high = bits_of<4, 15>(codes.v[h]);
       a.narrow[h] = _mm256_add_epi16(a.narrow[h], _mm256_maddubs_epi16(low, four));
@@ -84,7 +81,7 @@ static inline void widen_sums(Dots<bits>& a) {
   for (int h = 0; h < 2; ++h) {
     a.wide[h] = _mm256_add_epi32(a.wide[h], _mm256_madd_epi16(a.narrow[h], ones));
     a.narrow[h] = _mm256_setzero_si256();
-    if constexpr (bits == 8) {
+    if constexpr (bits > 4) {
       const __m256i high = _mm256_madd_epi16(a.high[h], ones);
       a.wide[h] = _mm256_add_epi32(a.wide[h], _mm256_slli_epi32(high, 4));
       a.high[h] = _mm256_setzero_si256();

@@ -9,7 +9,8 @@
 
 namespace tenfold::avx512 {
 
-static constexpr int kVectors = 1;  // F32 vectors in 16 rows
+static constexpr int kVectors = 1;            // F32 vectors in 16 rows
+static constexpr bool kFieldsInPlace = true;  // 32-bit sums hold products of unshifted fields
 
 // 64 bytes: 16 rows x 4 columns of codes, or a packed line.
 struct Line {
@@ -34,6 +35,18 @@ static inline __m512i four_columns(const std::int8_t* x) {
   return _mm512_set1_epi32(dword);
 }
 
+// sum += the dot product of four unsigned codes and four signed activations, in every dword. GCC 12
+// copies and spills the accumulators of the intrinsic when there are more than a few; it does not
+// look into assembly.
+static inline __m512i dot_four(__m512i sum, __m512i codes, __m512i x) {
+#ifdef TENFOLD_AVX512_INTRINSICS
+  return _mm512_dpbusd_epi32(sum, codes, x);
+#else
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(codes), "v"(x));
+  return sum;
+#endif
+}
+
 // Exact sums of code * activation, one a row.
 template <int bits>
 struct Dots {
@@ -45,7 +58,14 @@ static inline void clear(Dots<bits>& a) {
 }
 template <int bits>
 static inline void accumulate(Dots<bits>& a, Line codes, const std::int8_t* x) {
-  a.v = _mm512_dpbusd_epi32(a.v, codes.v, four_columns(x));
+  a.v = dot_four(a.v, codes.v, four_columns(x));
+}
+template <int right, int left, int bits>
+static inline void add_shifted(Dots<bits>& sum, const Dots<bits>& part) {
+  __m512i v = part.v;
+  if constexpr (right > left) v = _mm512_srai_epi32(v, right - left);
+  if constexpr (right < left) v = _mm512_slli_epi32(v, left - right);
+  sum.v = _mm512_add_epi32(sum.v, v);
 }
 template <int bits>
 static inline void widen_sums(Dots<bits>&) {}

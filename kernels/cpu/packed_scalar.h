@@ -11,6 +11,7 @@
 namespace tenfold::scalar {
 
 static constexpr int kVectors = 16;  // F32 vectors in 16 rows
+static constexpr bool kFieldsInPlace = false;
 
 struct Line {
   std::uint8_t v[64];

@@ -15,7 +15,7 @@ struct Entry {
 
 constexpr auto kFormats = std::to_array<Entry>({
 #define FLOAT_FORMAT(id, name, bits) {Format::name, {#name, bits, false, 1}},
-#define PACKED_FORMAT(id, name, Type) {Format::name, {#name, Type::bits, true, line_cols<Type>()}},
+#define PACKED_FORMAT(id, name, Type) {Format::name, {#name, Type::bits, true, line_cols<Type>}},
 #include "kernels/formats/formats.def"
 });
 constexpr std::array<std::string_view, 3> kMinKinds = {"zero", "midrise", "f16"};

@@ -29,8 +29,6 @@ struct Plane {
 // Rows are padded to whole lines; formats of several planes, whose lines alternate, to whole
 // blocks.
 template <typename F>
-constexpr int line_cols() {
-  return F::n_planes == 1 ? 32 / F::bits : kBlockCols;
-}
+inline constexpr int line_cols = F::n_planes == 1 ? 32 / F::bits : kBlockCols;
 
 }  // namespace tenfold

@@ -94,7 +94,7 @@ void q2_k_block(const Byte* src, float* dst) noexcept {
   const float scale = load_half(src + 80);
   const float min = load_half(src + 82);
   for (int group = 0; group < 16; ++group) {
-    const Byte* codes = src + 16 + group / 8 * 32 + group % 2 * 16;
+    const Byte* codes = src + (16 + group / 8 * 32 + group % 2 * 16);
     const int shift = group % 8 / 2 * 2;
     const float group_scale = scale * static_cast<float>(src[group] & 15);
     const float group_min = min * static_cast<float>(src[group] >> 4);
@@ -116,8 +116,8 @@ int q3_k_scale(const Byte* scales, int group) noexcept {
 void q3_k_block(const Byte* src, float* dst) noexcept {
   const float scale = load_half(src + 108);
   for (int group = 0; group < 16; ++group) {
-    const Byte* high = src + group % 2 * 16;
-    const Byte* codes = src + 32 + group / 8 * 32 + group % 2 * 16;
+    const Byte* high = src + (group % 2 == 0 ? 0 : 16);
+    const Byte* codes = src + (32 + group / 8 * 32 + group % 2 * 16);
     const int shift = group % 8 / 2 * 2;
     const int high_shift = group / 2;
     const float group_scale = scale * static_cast<float>(q3_k_scale(src + 96, group) - 32);
@@ -149,7 +149,7 @@ ScaleAndMin k4_scale(const Byte* src, int group) noexcept {
 void q4_k_block(const Byte* src, float* dst) noexcept {
   for (int group = 0; group < 8; ++group) {
     const auto [scale, min] = k4_scale(src, group);
-    const Byte* codes = src + 16 + group / 2 * 32;
+    const Byte* codes = src + (16 + group / 2 * 32);
     const int shift = group % 2 * 4;
     for (int l = 0; l < 32; ++l)
       dst[32 * group + l] = scale * static_cast<float>(codes[l] >> shift & 15) - min;
@@ -161,7 +161,7 @@ void q5_k_block(const Byte* src, float* dst) noexcept {
   const Byte* high = src + 16;
   for (int group = 0; group < 8; ++group) {
     const auto [scale, min] = k4_scale(src, group);
-    const Byte* codes = src + 48 + group / 2 * 32;
+    const Byte* codes = src + (48 + group / 2 * 32);
     const int shift = group % 2 * 4;
     for (int l = 0; l < 32; ++l) {
       const int code = (codes[l] >> shift & 15) + (high[l] >> group & 1) * 16;
@@ -178,8 +178,8 @@ void q6_k_block(const Byte* src, float* dst) noexcept {
     const int half = group / 8;
     const int quarter = group % 8 / 2;
     const int first = group % 2 * 16;
-    const Byte* low = src + half * 64 + quarter % 2 * 32 + first;
-    const Byte* high = src + 128 + half * 32 + first;
+    const Byte* low = src + (half * 64 + quarter % 2 * 32 + first);
+    const Byte* high = src + (128 + half * 32 + first);
     const int low_shift = quarter / 2 * 4;
     const int high_shift = quarter * 2;
     const float group_scale =

@@ -23,14 +23,14 @@ void BpeMerger::add(TokenId left, TokenId right, TokenId merged) {
 }
 
 void BpeMerger::push_candidate(std::int32_t left, Workspace& workspace) const {
-  const auto& symbol = workspace.symbols[static_cast<std::size_t>(left)];
+  const auto& symbol = workspace.symbols_[static_cast<std::size_t>(left)];
   if (symbol.next < 0) return;
-  const TokenId right_id = workspace.symbols[static_cast<std::size_t>(symbol.next)].id;
+  const TokenId right_id = workspace.symbols_[static_cast<std::size_t>(symbol.next)].id;
   if (symbol.id < 0 || right_id < 0) return;
   const auto rule = rules_.find(pair_key(symbol.id, right_id));
   if (rule == rules_.end()) return;
-  workspace.heap.push_back({rule->second.rank, left, symbol.id, right_id, rule->second.merged});
-  std::ranges::push_heap(workspace.heap, kWorse);
+  workspace.heap_.push_back({rule->second.rank, left, symbol.id, right_id, rule->second.merged});
+  std::ranges::push_heap(workspace.heap_, kWorse);
 }
 
 void BpeMerger::merge(std::vector<TokenId>& ids, Workspace& workspace) const {

@@ -28,8 +28,8 @@ class BpeMerger {
       std::int32_t left;
       TokenId left_id, right_id, merged;
     };
-    std::vector<Symbol> symbols;
-    std::vector<Candidate> heap;
+    std::vector<Symbol> symbols_;
+    std::vector<Candidate> heap_;
   };
 
   // In place. Negative ids (bytes without a token) never merge and stay.

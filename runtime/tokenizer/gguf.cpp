@@ -169,7 +169,7 @@ void write_entries(const Entries& entries, GgufMetadata& keys, std::int64_t n_to
     texts.push_back(fmt::format("[PAD{}]", texts.size()));
     kinds.push_back(static_cast<std::int32_t>(TokenKind::unused));
   }
-  keys.set("tokenizer.ggml.tokens", std::move(texts));
+  keys.set("tokenizer.ggml.tokens", texts);
   keys.set("tokenizer.ggml.token_type", std::move(kinds));
 }
 

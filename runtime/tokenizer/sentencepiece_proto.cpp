@@ -16,19 +16,31 @@ namespace {
 
 // Field numbers of sentencepiece_model.proto.
 namespace model_field {
-constexpr std::uint32_t pieces = 1, trainer_spec = 2, normalizer_spec = 3;
+enum : std::uint32_t { pieces = 1, trainer_spec = 2, normalizer_spec = 3 };
 }
 namespace piece_field {
-constexpr std::uint32_t piece = 1, score = 2, type = 3;
+enum : std::uint32_t { piece = 1, score = 2, type = 3 };
 }
 namespace trainer_field {
-constexpr std::uint32_t model_type = 3, vocab_size = 4, whitespace_as_suffix = 24,
-                        byte_fallback = 35, unk_piece = 45, bos_piece = 46, eos_piece = 47,
-                        pad_piece = 48;
+enum : std::uint32_t {
+  model_type = 3,
+  vocab_size = 4,
+  whitespace_as_suffix = 24,
+  byte_fallback = 35,
+  unk_piece = 45,
+  bos_piece = 46,
+  eos_piece = 47,
+  pad_piece = 48
+};
 }
 namespace normalizer_field {
-constexpr std::uint32_t name = 1, charsmap = 2, add_dummy_prefix = 3, remove_extra_whitespaces = 4,
-                        escape_whitespaces = 5;
+enum : std::uint32_t {
+  name = 1,
+  charsmap = 2,
+  add_dummy_prefix = 3,
+  remove_extra_whitespaces = 4,
+  escape_whitespaces = 5
+};
 }
 
 constexpr std::size_t kMaxProtoBytes = 1u << 30;  // the library counts in int

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -228,8 +229,6 @@ TEST_P(PackedTest, FloatBandsAndInputMaps) {
                              {Format::q2, MinKind::zero, 32, 96, 32},
                              {Format::q4, MinKind::f16, 96, 160, 0}},
                             /*mapped=*/true);
-  // The float band meets unrounded activations: compare with the tolerance of a float sum by giving
-  // inputs that int8 holds exactly.
   for (const std::int64_t tokens : {1, 3, 40}) {
     check_bits(kernels(), matrix, {tokens, Activations::int8, false, false});
     if (HasFatalFailure()) return;
@@ -240,6 +239,47 @@ TEST_P(PackedTest, FloatBandsAndInputMaps) {
   for (const std::int64_t tokens : {1, 3, 40}) {
     check(kernels(), packed, {tokens, Activations::int8, true, false});
     if (HasFatalFailure()) return;
+  }
+}
+
+// Products of one call, whatever inputs they share, equal products alone.
+TEST_P(PackedTest, PartsOfOneCallAreIndependent) {
+  const PackedMatrix q(40, 256, {{Format::q4, MinKind::zero, 0, 256, 128}});
+  const PackedMatrix k(24, 256, {{Format::q2, MinKind::midrise, 0, 256, 128}});
+  const PackedMatrix v(24, 256, {{Format::q4, MinKind::f16, 0, 256, 32}});
+  const PackedMatrix mapped(50, 256, {{Format::q1, MinKind::f16, 0, 256, 0}}, /*mapped=*/true);
+  const PackedMatrix floats(17, 256, {{Format::bf16, MinKind::zero, 0, 256, 0}});
+  const std::array<const PackedMatrix*, 5> matrices = {&q, &k, &v, &mapped, &floats};
+  for (const std::int64_t tokens : {1, 9, 40}) {
+    const auto n = static_cast<std::size_t>(tokens);
+    const std::vector<float> x = random_floats(n * 256, 5);
+    std::array<std::vector<float>, 5> y;
+    std::array<Linear, 5> parts;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const std::int64_t rows = matrices[i]->view.rows;
+      y[i].resize(n * static_cast<std::size_t>(rows));
+      parts[i] = {matrices[i]->view, nullptr, y[i].data(), rows, false};
+    }
+    CpuBackend backend(kernels(), 2, Activations::int8);
+    backend.linear(parts, x.data(), 256, tokens);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      EXPECT_EQ(y[i], run(kernels(), 1, matrices[i]->view, x, {}, std::vector<float>(y[i].size()),
+                          {tokens, Activations::int8, false, false}))
+          << matrices[i]->description;
+    }
+  }
+}
+
+TEST_P(PackedTest, EmbeddingRowsComeFromPackedWeights) {
+  const PackedMatrix table(50, 96, {{Format::q8, MinKind::zero, 0, 96, 32}});
+  CpuBackend backend(kernels(), 1, Activations::int8);
+  const std::vector<std::int32_t> ids = {49, 0, 17};
+  std::vector<float> y(3 * 96, 1.0f);
+  backend.embed_rows(table.view, ids, y.data(), true);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    std::vector<float> row(96);
+    dequantize_row(table.view, ids[i], row.data());
+    for (std::size_t c = 0; c < row.size(); ++c) EXPECT_EQ(y[i * 96 + c], 1.0f + row[c]);
   }
 }
 

@@ -94,6 +94,13 @@ inline __m512i srlv_epi32(__m512i a, __m512i counts) {
   return same_bits<__m512i>(in);
 }
 
+inline __m512i srai_epi32(__m512i a, int count) {
+  std::int32_t lanes[16];
+  std::memcpy(lanes, &a, sizeof lanes);
+  for (std::int32_t& lane : lanes) lane >>= count;
+  return same_bits<__m512i>(lanes);
+}
+
 }  // namespace emulated
 
 #define _mm512_maskz_loadu_ps emulated::maskz_loadu_ps
@@ -106,3 +113,5 @@ inline __m512i srlv_epi32(__m512i a, __m512i counts) {
 #define _mm512_cvtepi32_ps emulated::cvtepi32_ps
 #undef _mm512_srlv_epi32
 #define _mm512_srlv_epi32 emulated::srlv_epi32
+#undef _mm512_srai_epi32
+#define _mm512_srai_epi32 emulated::srai_epi32

@@ -1,0 +1,41 @@
+#pragma once
+// A matrix of packed bands and one token, prepared as the CPU backend prepares them.
+
+#include <vector>
+
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/matrix.h"
+
+namespace tenfold {
+
+class OneToken {
+ public:
+  // `weight` outlives this; x: [weight.cols].
+  OneToken(const MatrixView& weight, const std::vector<float>& x);
+
+  // y: [weight.rows], also what is added to where `accumulate`.
+  PackedArgs args(float* y, const float* bias, bool accumulate) const;
+  std::vector<float> on_cpu(const KernelTable& kernels, std::vector<float> y, const float* bias,
+                            bool accumulate) const;
+
+  // In double: W x for the rounded x, and the sums of |scale code x| + |min x|, which bound every
+  // partial sum.
+  struct Exact {
+    std::vector<double> y, norm;
+  };
+  Exact exact() const;
+  // Activation blocks of all bands: what a row's sum has two roundings for, and two more for the
+  // factors.
+  std::int64_t blocks() const { return input_.blocks; }
+
+ private:
+  double activation(const PackedBand& band, std::int64_t col) const;
+
+  const MatrixView& weight_;
+  std::vector<PackedBand> bands_;
+  std::vector<std::int8_t> codes_;
+  std::vector<float> scale_, sum_;
+  PreparedInput input_;
+};
+
+}  // namespace tenfold
