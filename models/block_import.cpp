@@ -5,7 +5,6 @@
 
 #include "kernels/formats/codec.h"
 #include "kernels/formats/plane.h"
-#include "runtime/files/mapped_file.h"
 #include "runtime/files/packed_matrix.h"
 
 namespace tenfold {
@@ -99,7 +98,6 @@ QuantizedMatrix import_blocks(const TensorSource& tensor, const MatrixView& layo
   QuantizedMatrix matrix = allocate_matrix(layout);
   const std::int64_t panels = (layout.rows + kPanelRows - 1) / kPanelRows;
   for (std::int64_t panel = 0; panel < panels; ++panel) import_panel(tensor, panel, matrix);
-  release_pages(tensor.data);
   return matrix;
 }
 

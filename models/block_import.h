@@ -15,7 +15,7 @@ std::optional<MatrixView> exact_layout(const TensorSource& tensor);
 // Rows 16 * panel ... of the tensor into a matrix of that layout.
 void import_panel(const TensorSource& tensor, std::int64_t panel,
                   const QuantizedMatrix& into) noexcept;
-// All of it. The source's pages are released on the way.
+// All of it.
 QuantizedMatrix import_blocks(const TensorSource& tensor, const MatrixView& layout);
 
 }  // namespace tenfold

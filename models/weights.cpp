@@ -58,7 +58,6 @@ QuantizedMatrix copy_matrix(const TensorSource& tensor) {
       dequantize(tensor.dtype, tensor.data, {result.storage.as<float>(), elements});
     }
   }
-  release_pages(tensor.data);
   result.view = float_matrix(result.storage.data(), format, rows, cols);
   return result;
 }
@@ -86,6 +85,7 @@ class Loader {
       result.view = *weight.packed;
     } else {
       result = load_matrix(*weight.tensor);
+      if (result.storage.bytes() > 0) release_pages(weight.tensor->data);
     }
     note_type(weight);
     weights_.parameters += weight.elements();

@@ -34,7 +34,6 @@ void add_column_scores(const RowReader& rows, ThreadPool& pool, std::vector<doub
   for (const std::vector<double>& sum : sums) {
     for (std::size_t c = 0; c < cols; ++c) scores[c] += sum[c];
   }
-  rows.release();
 }
 
 std::int64_t mixed_columns(double share, std::int64_t cols) {

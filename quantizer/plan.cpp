@@ -114,6 +114,7 @@ class Planner {
     for (const ModelTensor& tensor : tensors_) {
       if (!tensor.info.is_matrix() || tensor.info.by_row || tensor.info.name == kHead) continue;
       add_column_scores(tensor.rows, pool_, scores_[input_of(tensor.info.name)]);
+      tensor.rows.release();
     }
   }
 

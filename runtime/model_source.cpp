@@ -206,7 +206,7 @@ const TensorSource* ModelSource::find(std::string_view name) const noexcept {
 const MatrixView* ModelSource::find_matrix(std::string_view name) const noexcept {
   const auto found = std::lower_bound(
       matrices_.begin(), matrices_.end(), name,
-      [](const PackedMatrix& matrix, std::string_view wanted) { return matrix.name < wanted; });
+      [](const StoredMatrix& matrix, std::string_view wanted) { return matrix.name < wanted; });
   return found == matrices_.end() || found->name != name ? nullptr : &found->view;
 }
 

@@ -34,7 +34,7 @@ class ModelSource {
   const std::vector<const TensorSource*>& tensors() const noexcept { return tensors_; }
   const TensorSource* find(std::string_view name) const noexcept;  // nullptr: absent
   // Quantized matrices of our own GGUF, sorted by name; tensors() has their parts.
-  const std::vector<PackedMatrix>& matrices() const noexcept { return matrices_; }
+  const std::vector<StoredMatrix>& matrices() const noexcept { return matrices_; }
   const MatrixView* find_matrix(std::string_view name) const noexcept;  // nullptr: absent
   // Of a plain tensor or a quantized matrix; empty: absent.
   std::vector<std::int64_t> shape_of(std::string_view name) const;
@@ -61,7 +61,7 @@ class ModelSource {
   std::vector<std::unique_ptr<PytorchFile>> pytorch_;
   std::vector<const TensorSource*> tensors_;  // in file order
   std::vector<const TensorSource*> by_name_;  // the same, sorted
-  std::vector<PackedMatrix> matrices_;
+  std::vector<StoredMatrix> matrices_;
   std::uint64_t file_bytes_ = 0;
 };
 

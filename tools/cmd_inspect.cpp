@@ -36,7 +36,7 @@ struct Row {
 std::vector<Row> list_tensors(const ModelSource& source) {
   std::set<std::string> parts_of_matrices;
   std::vector<Row> rows;
-  for (const PackedMatrix& matrix : source.matrices()) {
+  for (const StoredMatrix& matrix : source.matrices()) {
     for (const GgufTensorDecl& part : declare_parts(matrix.name, matrix.view)) {
       parts_of_matrices.insert(part.name);
     }

@@ -40,7 +40,7 @@ std::string layout_text(const MatrixView& layout);
 // Whether two layouts agree in everything but what the bands and maps point to.
 bool same_layout(const MatrixView& a, const MatrixView& b) noexcept;
 
-struct PackedMatrix {
+struct StoredMatrix {
   std::string name;
   MatrixView view;
 };
@@ -48,7 +48,7 @@ struct PackedMatrix {
 // The quantized matrices of a file, sorted by name; views point into its bytes. Everything is
 // checked: what is returned can be computed with. Throws bad_file, or unsupported for a file of a
 // newer format version.
-std::vector<PackedMatrix> read_packed_matrices(const GgufMetadata& metadata,
+std::vector<StoredMatrix> read_packed_matrices(const GgufMetadata& metadata,
                                                const std::vector<TensorSource>& tensors);
 
 }  // namespace tenfold

@@ -26,8 +26,8 @@ class Reader {
     std::sort(by_name_.begin(), by_name_.end(), name_less);
   }
 
-  PackedMatrix read(const std::string& key, const GgufValue& value) {
-    PackedMatrix matrix;
+  StoredMatrix read(const std::string& key, const GgufValue& value) {
+    StoredMatrix matrix;
     matrix.name = key.substr(kBandsPrefix.size());
     if (find(matrix.name) != nullptr) {
       throw_file_error(path_, "tensor {} is there both plain and as bands", quote(matrix.name));
@@ -133,7 +133,7 @@ class Reader {
     return tensor->data;
   }
 
-  void map_bands(PackedMatrix& matrix) const {
+  void map_bands(StoredMatrix& matrix) const {
     const std::vector<GgufTensorDecl> decls = declare_parts(matrix.name, matrix.view);
     auto next = decls.begin();
     const auto take = [&] {
@@ -151,7 +151,7 @@ class Reader {
     }
   }
 
-  void map_inputs(PackedMatrix& matrix) const {
+  void map_inputs(StoredMatrix& matrix) const {
     MatrixView& view = matrix.view;
     if (find(matrix.name + ".map") != nullptr) {
       const auto bytes = part(matrix.name + ".map", DType::i32, view.cols * 4);
@@ -195,21 +195,21 @@ void check_version(const GgufMetadata& metadata, bool required) {
 
 }  // namespace
 
-std::vector<PackedMatrix> read_packed_matrices(const GgufMetadata& metadata,
+std::vector<StoredMatrix> read_packed_matrices(const GgufMetadata& metadata,
                                                const std::vector<TensorSource>& tensors) {
   const auto describes = [](const auto& entry) {
     return entry.first.compare(0, kBandsPrefix.size(), kBandsPrefix) == 0;
   };
   const bool any = std::any_of(metadata.entries.begin(), metadata.entries.end(), describes);
   check_version(metadata, any);
-  std::vector<PackedMatrix> matrices;
+  std::vector<StoredMatrix> matrices;
   if (!any) return matrices;
   Reader reader(metadata, tensors);
   for (const auto& entry : metadata.entries) {
     if (describes(entry)) matrices.push_back(reader.read(entry.first, entry.second));
   }
   std::sort(matrices.begin(), matrices.end(),
-            [](const PackedMatrix& a, const PackedMatrix& b) { return a.name < b.name; });
+            [](const StoredMatrix& a, const StoredMatrix& b) { return a.name < b.name; });
   return matrices;
 }
 

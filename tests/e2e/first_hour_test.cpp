@@ -182,8 +182,8 @@ TEST(FirstHour, IdsThatAreNot) {
 }
 
 TEST(FirstHour, EveryCommandHasHelpWithAnExample) {
-  for (const char* command :
-       {"chat", "generate", "eval", "inspect", "convert", "tokenize", "logits", "devices"}) {
+  for (const char* command : {"chat", "generate", "quantize", "eval", "inspect", "convert",
+                              "tokenize", "logits", "devices"}) {
     const auto help = run_tenfold({command, "--help"});
     EXPECT_EQ(help.exit_code, 0) << command;
     EXPECT_THAT(help.out, HasSubstr(std::string("tenfold ") + command));

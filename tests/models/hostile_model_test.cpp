@@ -7,6 +7,7 @@
 
 #include "kernels/error.h"
 #include "models/convert.h"
+#include "quantizer/quantize.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/step.h"
 
@@ -47,22 +48,68 @@ bool survives(const std::filesystem::path& path) {
   }
 }
 
-TEST(HostileModel, FlippedHeaderBytesOfAGguf) {
-  const auto good = temporary("good.gguf");
-  convert_to_gguf(ModelSource(folder_of("llama-gqa-rope3-tied")), good, {DType::f16, false}, {});
+// Damages one bit of every `stride`-th byte of metadata and tensor table; returns how many of these
+// files were refused.
+int refused_flips(const std::filesystem::path& good, std::size_t stride) {
   const std::string bytes = read_file(good);
-  const std::size_t header = 3500;  // metadata and tensor table of this small file
-  ASSERT_GT(bytes.size(), header);
+  const GgufFile file(good);
+  const auto data = file.tensors().back().data.data() + file.tensors().back().data.size() -
+                    file.tensors().front().data.data();
+  const std::size_t header = bytes.size() - static_cast<std::size_t>(data) - 64;
   const auto bad = temporary("bad.gguf");
   int refused = 0;
-  for (std::size_t at = 0; at < header; at += 11) {
+  for (std::size_t at = 0; at < header; at += stride) {
     std::string damaged = bytes;
     damaged[at] = static_cast<char>(damaged[at] ^ (1 << (at % 8)));
     write_file(bad, damaged);
     refused += survives(bad) ? 0 : 1;
   }
-  EXPECT_GT(refused, 40);
   EXPECT_TRUE(survives(good));
+  return refused;
+}
+
+TEST(HostileModel, FlippedHeaderBytesOfAGguf) {
+  const auto good = temporary("good.gguf");
+  convert_to_gguf(ModelSource(folder_of("llama-gqa-rope3-tied")), good, {DType::f16, false}, {});
+  EXPECT_GT(refused_flips(good, 11), 40);
+}
+
+TEST(HostileModel, FlippedHeaderBytesOfAPackedGguf) {
+  const auto good = temporary("packed.gguf");
+  QuantizeOptions options;
+  options.recipe.bits = 1;
+  options.recipe.group = 0;
+  options.recipe.mixed = 0.3;  // two bands and a map for each matrix
+  quantize(ModelSource(folder_of("llama-gqa-rope3-tied")), good, options, {});
+  EXPECT_GT(refused_flips(good, 29), 40);
+}
+
+TEST(HostileModel, PackedMatricesMustFitTheModel) {
+  const auto good = temporary("fit.gguf");
+  QuantizeOptions options;
+  quantize(ModelSource(folder_of("llama-mha")), good, options, {});
+  const std::string bytes = read_file(good);
+  const auto with_edit = [&](const std::string& from, const std::string& to) {
+    std::string edited = bytes;
+    const std::size_t at = edited.find(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    edited.replace(at, from.size(), to);
+    const auto bad = temporary("unfit.gguf");
+    write_file(bad, edited);
+    return expect_error(ErrorCode::bad_file, [&] { LoadedModel m(bad); });
+  };
+  // The description of one matrix lost its name.
+  EXPECT_NE(with_edit("tenfold.bands.blk.1.attn_v.weight", "tenfold_bands.blk.1.attn_v.weight")
+                .find("\"blk.1.attn_v.weight\" is missing"),
+            std::string::npos);
+  EXPECT_NE(with_edit("blk.1.ffn_up.weight.band0.scale", "blk.1.ffn_up.weight.band0.skale")
+                .find("\"blk.1.ffn_up.weight.band0.scale\" is missing"),
+            std::string::npos);
+  // The model says another width than its matrices have.
+  const std::string ffn("llama.feed_forward_length\4\0\0\0\x60\1\0\0", 33);
+  std::string wider = ffn;
+  wider[29] = '\x70';
+  EXPECT_NE(with_edit(ffn, wider).find("shape [352, 128], expected [368, 128]"), std::string::npos);
 }
 
 TEST(HostileModel, EditedConfigNumbers) {

@@ -1,0 +1,149 @@
+// The quantize command as a person uses it.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/smollm2.h"
+#include "tests/support/subprocess.h"
+#include "tests/support/tiny_model.h"
+
+namespace tenfold::testing {
+namespace {
+
+using nlohmann::json;
+using ::testing::HasSubstr;
+
+std::string run_ok(const std::vector<std::string>& arguments, const ProcessOptions& options = {}) {
+  const ProcessResult result = run_tenfold(arguments, options);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  return result.out;
+}
+
+void expect_sentence(const ProcessResult& result, int exit_code, const std::string& part) {
+  EXPECT_EQ(result.exit_code, exit_code) << result.err;
+  EXPECT_THAT(result.err, HasSubstr(part));
+  EXPECT_EQ(result.err.rfind("tenfold: ", 0), 0u) << result.err;
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  EXPECT_EQ(result.out, "");
+}
+
+TEST(QuantizeCommand, ReportsWhatInspectFinds) {
+  const ScratchFolder folder;
+  for (const char* name : {"llama-gqa-rope3-tied", "opt-post-ln-proj"}) {
+    const std::string output = folder / (std::string(name) + ".gguf");
+    const json made = json::parse(run_ok({"quantize", "--quiet", "-m", data_model(name), "-o",
+                                          output, "--bits", "3", "--group", "64", "--json"}));
+    EXPECT_EQ(made["output"], output);
+    EXPECT_GT(made["peak_rss_bytes"], 0);
+    EXPECT_GE(made["seconds"].get<double>(), 0.0);
+    const json found = json::parse(run_ok({"inspect", "--json", "--tensors", output}));
+    EXPECT_EQ(found["bits_per_weight"], made["bits_per_weight"]);
+    EXPECT_EQ(found["bits_per_weight_quantized"], made["bits_per_weight_quantized"]);
+    EXPECT_EQ(found["quantization"]["method"], "rtn");
+    EXPECT_EQ(found["quantization"]["bits"], 3);
+    EXPECT_EQ(found["quantization"]["group"], 64);
+    const auto& list = found["tensor_list"];
+    const auto up = std::find_if(list.begin(), list.end(), [](const json& tensor) {
+      return tensor["name"] == "blk.0.ffn_up.weight";
+    });
+    ASSERT_NE(up, list.end());
+    EXPECT_EQ((*up)["type"], "q3 g64 zero");
+    EXPECT_NEAR((*up)["bits_per_weight"].get<double>(), 3 + 19 / 64.0, 0.3);
+    const std::string text = run_ok({"inspect", output, "--tensors"});
+    EXPECT_THAT(text, HasSubstr("q3 g64 zero"));
+    EXPECT_THAT(text, HasSubstr("\"method\":\"rtn\""));
+  }
+}
+
+TEST(QuantizeCommand, TheResultGeneratesAndConverts) {
+  const ScratchFolder folder;
+  const auto model = tiny_model(folder);
+  for (const std::vector<std::string>& recipe :
+       {std::vector<std::string>{"--bits", "4"},
+        {"--bits", "2", "--range", "minmax"},
+        {"--mixed", "0.2"},
+        {"--bits", "1", "--group", "row", "--embed-bits", "16"}}) {
+    const std::string output = folder / "out.gguf";
+    std::vector<std::string> command = {"quantize", "--quiet", "--force", "-m",
+                                        model,      "-o",      output};
+    command.insert(command.end(), recipe.begin(), recipe.end());
+    EXPECT_EQ(run_ok(command), "");
+    const json result = json::parse(run_ok(
+        {"generate", "--quiet", "-m", output, "-p", "abc", "--temp", "0", "-n", "4", "--json"}));
+    EXPECT_EQ(result["timings"]["prompt_tokens"], 4);
+    run_ok({"convert", "--quiet", "--force", "-m", output, "-o", folder / "back.gguf"});
+    const json back = json::parse(run_ok({"inspect", "--json", folder / "back.gguf"}));
+    EXPECT_TRUE(back["quantization"].is_null());
+    EXPECT_TRUE(back["bits_per_weight_quantized"].is_null());
+  }
+}
+
+TEST(QuantizeCommand, DryRunWritesNothing) {
+  const ScratchFolder folder;
+  const json planned =
+      json::parse(run_ok({"quantize", "--quiet", "-m", data_model("llama-mha"), "-o",
+                          folder / "out.gguf", "--bits", "2", "--dry-run", "--json"}));
+  EXPECT_TRUE(planned["output"].is_null());
+  EXPECT_GT(planned["bits_per_weight"].get<double>(), 2.0);
+  EXPECT_EQ(folder.n_entries(), 0u);
+  const auto spoken = run_tenfold(
+      {"quantize", "-m", data_model("llama-mha"), "-o", folder / "out.gguf", "--dry-run"});
+  EXPECT_THAT(spoken.err, HasSubstr("bits per weight"));
+}
+
+TEST(QuantizeCommand, SaysThatATiedHeadWasSplit) {
+  const ScratchFolder folder;
+  const auto result = run_tenfold({"quantize", "-m", data_model("opt-pre-ln"), "-o",
+                                   folder / "out.gguf", "--embed-bits", "4", "--head-bits", "8"});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_THAT(result.err, HasSubstr("holds two"));
+}
+
+TEST(QuantizeCommand, OutputExists) {
+  const ScratchFolder folder;
+  const auto output = folder.write("out.gguf", "precious");
+  const std::string model = data_model("llama-mha");
+  expect_sentence(run_tenfold({"quantize", "--quiet", "-m", model, "-o", output}), 1, "--force");
+  EXPECT_EQ(read_file(output), "precious");
+  expect_sentence(run_tenfold({"quantize", "--quiet", "-m", model, "-o", folder / "full.gguf"},
+                              {.max_file_bytes = 65536}),
+                  1, "full.gguf");
+  EXPECT_EQ(folder.n_entries(), 1u) << "something half-written was left behind";
+}
+
+TEST(QuantizeCommand, ValuesThatAreNot) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"--bits", "5"},       {"--bits", "16"},        {"--bits", "two"},  {"--group", "48"},
+      {"--group", "0"},      {"--range", "hessian"},  {"--min", "max"},   {"--embed-bits", "5"},
+      {"--head-bits", "32"}, {"--method", "awq"},     {"--mixed", "1.5"}, {"--mixed", "0"},
+      {"--mixed", "nan"},    {"--method", "nothing"}, {"--threads", "0"}};
+  for (const auto& [name, value] : cases) {
+    SCOPED_TRACE(name + " " + value);
+    expect_sentence(run_tenfold({"quantize", "-m", "/no/such", "-o", "/no/out", name, value}), 2,
+                    value);
+  }
+  expect_sentence(run_tenfold({"quantize", "-m", "/no/such", "-o", "/no/out", "--method", "gptq"}),
+                  2, "rtn");
+  expect_sentence(run_tenfold({"quantize", "-m", "x", "-o", "y", "--mixed", "0.2", "--bits", "8"}),
+                  2, "mixed");
+  expect_sentence(run_tenfold({"quantize", "-m", "x"}), 2, "--output");
+}
+
+// Q4_1 and Q8_0 of the source are the very grids of this recipe.
+TEST(QuantizeCommand, SmolLM2LosslesslyAndSmall) {
+  TENFOLD_SMOLLM2_OR_SKIP(path);
+  const ScratchFolder folder;
+  const std::string packed = folder / "packed.gguf";
+  const json made = json::parse(run_ok({"quantize", "--quiet", "-m", path, "-o", packed, "--bits",
+                                        "4", "--group", "32", "--min", "f16", "--json"}));
+  EXPECT_LT(made["peak_rss_bytes"].get<double>(), 1.2 * 4 * 49152 * 576 + (64 << 20));
+  run_ok({"convert", "--quiet", "-m", path, "-o", folder / "a.gguf", "--type", "bf16"});
+  run_ok({"convert", "--quiet", "-m", packed, "-o", folder / "b.gguf", "--type", "bf16"});
+  EXPECT_TRUE(read_file(folder / "a.gguf") == read_file(folder / "b.gguf"));
+}
+
+}  // namespace
+}  // namespace tenfold::testing
