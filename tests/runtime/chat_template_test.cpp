@@ -203,8 +203,8 @@ TEST(ChatTemplate, LimitsSizeAndTime) {
         "{{ 'a'.ljust(10**10) }}",
         "{{ '%9999999d' % 1 }}",
         "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
-        "{% set ns = namespace(s='ab') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}"
-        "{% endfor %}",
+        ("{% set ns = namespace(s='ab') %}{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}"
+         "{% endfor %}"),
         "{% set s = 'a' * 100000 %}{{ s.replace('a', s) }}",
         "{% set s = 'a' * 10000000 %}{% for i in range(100) %}{{ s }}{% endfor %}",
         "{% set s = 'a ' * 8000000 %}{{ s.split() }}",
