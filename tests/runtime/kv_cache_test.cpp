@@ -38,7 +38,7 @@ TEST(KvCache, ShrinkingKeepsTheFirstPages) {
 TEST(KvCache, LayersDoNotOverlap) {
   const KvShape shape{3, 2, 4, KvType::f16};
   KvCache kv(shape, 64);
-  const std::size_t bytes = 64u * 2 * 4 * 2;
+  const std::size_t bytes = std::size_t{64} * 2 * 4 * 2;
   EXPECT_EQ(kv.layer(0).v, kv.layer(0).k + bytes);
   EXPECT_EQ(kv.layer(1).k, kv.layer(0).v + bytes);
   EXPECT_EQ(kv.layer(2).page_bytes, bytes);
