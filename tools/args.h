@@ -64,6 +64,7 @@ Command add_logits(CLI::App& app);
 Command add_inspect(CLI::App& app);
 Command add_convert(CLI::App& app);
 Command add_eval(CLI::App& app);
+Command add_bench(CLI::App& app);
 Command add_devices(CLI::App& app);
 
 }  // namespace tenfold
