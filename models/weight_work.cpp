@@ -25,7 +25,8 @@ WeightWork weight_work(const DecoderSpec& spec, const DecoderWeights& weights) {
   work.token_macs = macs(weights.project_in.view);
   for (const LayerWeights& layer : weights.layers) work.token_macs += layer_macs(layer);
   work.logit_macs = macs(head) + macs(weights.project_out.view);
-  work.int8 = !weights.layers.empty() && !is_float(weights.layers.front().q.weight.view.dtype);
+  work.int8 = !weights.layers.empty() &&
+              is_packed(weights.layers.front().q.weight.view.bands.front().format);
   return work;
 }
 
