@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Format, layers and, with --tidy, lint (about six minutes on two cores).
+# Format, layers and, with --tidy, lint (about ten minutes on two cores).
 #
 #   tools/check.sh [--tidy]
 set -euo pipefail
