@@ -73,7 +73,7 @@ void attention(benchmark::State& state, const KernelTable& kernels) {
   std::vector<float> max(n_keys.size()), sum(n_keys.size()), out(data.size());
   std::vector<float> scratch(
       static_cast<std::size_t>(kernels.attention_scratch(queries, head_dim)));
-  const AttentionChunkArgs args{k,          v,          true,      head_dim,
+  const AttentionChunkArgs args{k,          v,          nullptr, KvType::f16,      head_dim,
                                 0.125f,     queries,    q.data(),  n_keys.data(),
                                 max.data(), sum.data(), out.data()};
   for (auto _ : state) {
