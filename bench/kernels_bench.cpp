@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/packed_bench.h"
 #include "kernels/buffer.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/machine_limits.h"
@@ -73,9 +74,9 @@ void attention(benchmark::State& state, const KernelTable& kernels) {
   std::vector<float> max(n_keys.size()), sum(n_keys.size()), out(data.size());
   std::vector<float> scratch(
       static_cast<std::size_t>(kernels.attention_scratch(queries, head_dim)));
-  const AttentionChunkArgs args{k,          v,          nullptr, KvType::f16,      head_dim,
-                                0.125f,     queries,    q.data(),  n_keys.data(),
-                                max.data(), sum.data(), out.data()};
+  const AttentionChunkArgs args{k,          v,         nullptr,  KvType::f16,   head_dim,
+                                0.125f,     queries,   q.data(), n_keys.data(), max.data(),
+                                sum.data(), out.data()};
   for (auto _ : state) {
     kernels.attention_chunk(args, scratch.data());
     benchmark::DoNotOptimize(out.data());
@@ -112,6 +113,7 @@ void register_kernels(const KernelTable& kernels, double bandwidth) {
   const double peak = measure_fma_peak(kernels.isa, 1);
   std::printf("%s: FMA peak of one thread %.1f Gop/s\n", kernels.isa, peak);
   const std::string isa = kernels.isa;
+  register_packed(kernels, bandwidth, measure_int8_peak(isa, 1));
   const struct {
     WeightType type;
     const char* name;
