@@ -1,56 +1,20 @@
-// One row per kernel, weight type, shape and ISA. Products report GFLOP/s, GB/s of weights and the
+// One row per kernel, weight type, shape and ISA. Products report Gop/s, GB/s of weights and the
 // share of this machine's limit measured in the same run: FMA peak for prefill, read bandwidth for
 // decode. One thread.
 
 #include <benchmark/benchmark.h>
 
-#include <chrono>
 #include <cstring>
 #include <string>
 #include <vector>
 
+#include "bench/packed_bench.h"
 #include "kernels/buffer.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/machine_limits.h"
 
 namespace tenfold {
 namespace {
-
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-// GFLOP/s of independent FMAs: a product whose operands all stay in L1.
-double measure_fma_peak(const KernelTable& kernels) {
-  std::vector<float> w(4 * 256, 1.0f), x(24 * 256, 1.0f), y(24 * 4), scratch(32 * 256);
-  LinearArgs args{w.data(), WeightType::f32, 4, 256,  nullptr, x.data(), 256,
-                  24,       y.data(),        4, false};
-  double best = 0;
-  for (int trial = 0; trial < 20; ++trial) {
-    const double start = seconds();
-    for (int i = 0; i < 2000; ++i) kernels.linear(args, 0, 4, scratch.data());
-    best = std::max(best, 2000.0 * 2 * 4 * 256 * 24 / (seconds() - start) / 1e9);
-  }
-  return best;
-}
-
-// GB/s of reading 256 MiB in order with 16-byte loads.
-double measure_read_bandwidth() {
-  using Wide = std::uint64_t __attribute__((vector_size(16)));
-  const Buffer memory(256u << 20);
-  std::memset(memory.data(), 1, memory.bytes());
-  double best = 0;
-  for (int trial = 0; trial < 5; ++trial) {
-    const double start = seconds();
-    const auto* p = memory.as<Wide>();
-    Wide sums[8] = {};
-    for (std::size_t i = 0; i < memory.bytes() / sizeof(Wide); i += 8) {
-      for (std::size_t j = 0; j < 8; ++j) sums[j] ^= p[i + j];
-    }
-    benchmark::DoNotOptimize(sums);
-    best = std::max(best, static_cast<double>(memory.bytes()) / (seconds() - start) / 1e9);
-  }
-  return best;
-}
 
 void linear(benchmark::State& state, const KernelTable& kernels, WeightType type, double fma_peak,
             double bandwidth) {
@@ -82,14 +46,14 @@ void linear(benchmark::State& state, const KernelTable& kernels, WeightType type
   }
   using benchmark::Counter;
   const double iterations = static_cast<double>(state.iterations());
-  const double gflop = 2e-9 * static_cast<double>(rows * cols * tokens) * iterations;
+  const double gop = 2e-9 * static_cast<double>(rows * cols * tokens) * iterations;
   const double gb = 1e-9 * static_cast<double>(bytes) * iterations;
-  state.counters["GFLOP/s"] = Counter(gflop, Counter::kIsRate);
+  state.counters["Gop/s"] = Counter(gop, Counter::kIsRate);
   state.counters["GB/s"] = Counter(gb, Counter::kIsRate);
   if (tokens == 1) {
     state.counters["of_read"] = Counter(gb / bandwidth, Counter::kIsRate);
   } else {
-    state.counters["of_fma"] = Counter(gflop / fma_peak, Counter::kIsRate);
+    state.counters["of_fma"] = Counter(gop / fma_peak, Counter::kIsRate);
   }
 }
 
@@ -110,15 +74,15 @@ void attention(benchmark::State& state, const KernelTable& kernels) {
   std::vector<float> max(n_keys.size()), sum(n_keys.size()), out(data.size());
   std::vector<float> scratch(
       static_cast<std::size_t>(kernels.attention_scratch(queries, head_dim)));
-  const AttentionChunkArgs args{k,          v,          true,      head_dim,
-                                0.125f,     queries,    q.data(),  n_keys.data(),
-                                max.data(), sum.data(), out.data()};
+  const AttentionChunkArgs args{k,          v,         nullptr,  KvType::f16,   head_dim,
+                                0.125f,     queries,   q.data(), n_keys.data(), max.data(),
+                                sum.data(), out.data()};
   for (auto _ : state) {
     kernels.attention_chunk(args, scratch.data());
     benchmark::DoNotOptimize(out.data());
   }
   const double flop = 4.0 * static_cast<double>(queries * head_dim * kAttentionChunk);
-  state.counters["GFLOP/s"] = benchmark::Counter(
+  state.counters["Gop/s"] = benchmark::Counter(
       1e-9 * flop * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
 }
 
@@ -146,9 +110,10 @@ void silu(benchmark::State& state, const KernelTable& kernels) {
 }
 
 void register_kernels(const KernelTable& kernels, double bandwidth) {
-  const double peak = measure_fma_peak(kernels);
-  std::printf("%s: %.1f GFLOP/s in L1\n", kernels.isa, peak);
+  const double peak = measure_fma_peak(kernels.isa, 1);
+  std::printf("%s: FMA peak of one thread %.1f Gop/s\n", kernels.isa, peak);
   const std::string isa = kernels.isa;
+  register_packed(kernels, bandwidth, measure_int8_peak(isa, 1));
   const struct {
     WeightType type;
     const char* name;
@@ -186,7 +151,7 @@ void register_kernels(const KernelTable& kernels, double bandwidth) {
 }  // namespace tenfold
 
 int main(int argc, char** argv) {
-  const double bandwidth = tenfold::measure_read_bandwidth();
+  const double bandwidth = tenfold::measure_read_bandwidth(1);
   std::printf("%s, read bandwidth of one thread %.1f GB/s\n", tenfold::cpu_name().c_str(),
               bandwidth);
   for (const tenfold::KernelTable* kernels : tenfold::runnable_kernels()) {

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "kernels/kv_page.h"
 #include "kernels/matrix.h"
 
 namespace tenfold {
@@ -24,13 +25,22 @@ struct Linear {
   bool accumulate = false;
 };
 
-// One layer of the KV cache: pages of kPageTokens tokens, f16 or f32.
+// Bytes of the keys (or values) of one KV head in one page; see kv_page.h.
+constexpr std::size_t kv_share_bytes(KvType type, std::int64_t head_dim) noexcept {
+  const auto row = static_cast<std::size_t>(head_dim);
+  constexpr auto kRows = static_cast<std::size_t>(kPageTokens);
+  return kRows * (type == KvType::q8    ? row + sizeof(float)
+                  : type == KvType::f16 ? 2 * row
+                                        : 4 * row);
+}
+
+// One layer of the KV cache.
 struct KvLayer {
-  std::byte* k = nullptr;  // [pages, kv_heads, kPageTokens, head_dim]
+  std::byte* k = nullptr;  // [pages, kv_heads] shares of kv_share_bytes()
   std::byte* v = nullptr;
   std::size_t page_bytes = 0;
   std::int64_t kv_heads = 0, head_dim = 0;
-  bool f16 = true;
+  KvType type = KvType::f16;
 };
 
 // Where each token of a step stands: its position, and the pages of its sequence. Tokens of one

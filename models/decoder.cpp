@@ -5,6 +5,8 @@
 #include <cstring>
 #include <utility>
 
+#include "models/weight_work.h"
+
 namespace tenfold {
 namespace {
 
@@ -37,6 +39,7 @@ ModelInfo describe(const DecoderSpec& spec, const DecoderWeights& weights) {
   info.weight_bytes = weights.bytes;
   info.copied_bytes = weights.copied_bytes;
   info.weight_types = weights.types;
+  info.work = weight_work(spec, weights);
   return info;
 }
 

@@ -8,8 +8,8 @@ namespace tenfold {
 KvCache::KvCache(const KvShape& shape, std::int64_t capacity, std::int32_t max_sequences)
     : shape_(shape),
       n_pages_((capacity + kPageTokens - 1) / kPageTokens),
-      page_bytes_(static_cast<std::size_t>(kPageTokens * shape.kv_heads * shape.head_dim) *
-                  (shape.type == KvType::f16 ? 2 : 4)),
+      page_bytes_(static_cast<std::size_t>(shape.kv_heads) *
+                  kv_share_bytes(shape.type, shape.head_dim)),
       sequences_(static_cast<std::size_t>(max_sequences)) {
   const auto bytes =
       checked_mul(static_cast<std::uint64_t>(n_pages_ * 2 * shape.layers), page_bytes_);
@@ -47,7 +47,7 @@ void KvCache::resize(std::int32_t sequence, std::int64_t length) {
 KvLayer KvCache::layer(std::int64_t index) const noexcept {
   const std::size_t half = page_bytes_ * static_cast<std::size_t>(n_pages_);
   std::byte* k = memory_.data() + static_cast<std::size_t>(2 * index) * half;
-  return {k, k + half, page_bytes_, shape_.kv_heads, shape_.head_dim, shape_.type == KvType::f16};
+  return {k, k + half, page_bytes_, shape_.kv_heads, shape_.head_dim, shape_.type};
 }
 
 const std::int32_t* KvCache::page_table(std::int32_t sequence) const noexcept {

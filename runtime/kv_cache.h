@@ -6,19 +6,17 @@
 #include <vector>
 
 #include "kernels/backend.h"
-#include "kernels/cpu/kernel_table.h"
+#include "kernels/buffer.h"
 
 namespace tenfold {
-
-enum class KvType { f16, f32 };
 
 struct KvShape {
   std::int64_t layers = 0, kv_heads = 0, head_dim = 0;
   KvType type = KvType::f16;
 
   std::size_t bytes_per_token() const noexcept {
-    return static_cast<std::size_t>(2 * layers * kv_heads * head_dim) *
-           (type == KvType::f16 ? 2 : 4);
+    return static_cast<std::size_t>(2 * layers * kv_heads) * kv_share_bytes(type, head_dim) /
+           static_cast<std::size_t>(kPageTokens);
   }
 };
 
@@ -46,7 +44,7 @@ class KvCache {
   KvShape shape_;
   std::int64_t n_pages_ = 0;
   std::size_t page_bytes_ = 0;  // of one layer's K (or V)
-  Buffer memory_;               // [layers][K, V][pages, kv_heads, kPageTokens, head_dim]
+  Buffer memory_;               // [layers][K, V][pages, kv_heads] shares: see kv_page.h
   std::vector<std::int32_t> free_;
   std::vector<Sequence> sequences_;
 };

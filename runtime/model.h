@@ -16,6 +16,14 @@
 
 namespace tenfold {
 
+// What running the weights takes; attention over the KV cache comes on top.
+struct WeightWork {
+  std::uint64_t step_bytes = 0;  // that a decode step reads, whatever the batch
+  std::int64_t token_macs = 0;   // multiply-accumulates of a token in the layers
+  std::int64_t logit_macs = 0;   // and of a row of logits
+  bool int8 = false;             // packed codes times int8 activations, not float products
+};
+
 struct ModelInfo {
   std::string architecture;  // "llama", "opt"
   std::string name;          // general.name or the folder's name, for people
@@ -25,6 +33,7 @@ struct ModelInfo {
   std::uint64_t weight_bytes = 0;  // in memory, all tensors
   std::uint64_t copied_bytes = 0;  // of these, dequantized or converted on load (not mapped)
   std::string weight_types;        // "F16", or "Q4_1 and Q8_0 as F16"
+  WeightWork work;
 };
 
 class Model {

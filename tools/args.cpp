@@ -18,9 +18,8 @@ constexpr int kMaxThreads = 1024;
 KvType parse_kv(const std::string& name) {
   if (name == "f16") return KvType::f16;
   if (name == "f32") return KvType::f32;
-  throw CLI::ValidationError(name == "q8"
-                                 ? "--kv q8 is not available in this version: choose f16 or f32"
-                                 : fmt::format("--kv must be f16 or f32, found {}", name));
+  if (name == "q8") return KvType::q8;
+  throw CLI::ValidationError(fmt::format("--kv must be f32, f16 or q8, found {}", name));
 }
 
 std::string check_device_name(const std::string& name) {
@@ -94,7 +93,7 @@ void add_common_options(CLI::App& app, CommonOptions& options, ModelArgument mod
       ->group(kGroup);
   app.add_option_function<std::string>(
          "--kv", [&options](const std::string& name) { options.kv = parse_kv(name); },
-         "numbers of the KV cache: f16 or f32")
+         "numbers of the KV cache: f32, f16 or q8 (8 bits)")
       ->type_name("TYPE")
       ->group(kGroup);
   app.add_option_function<std::string>(

@@ -66,6 +66,7 @@ Command add_inspect(CLI::App& app);
 Command add_convert(CLI::App& app);
 Command add_quantize(CLI::App& app);
 Command add_eval(CLI::App& app);
+Command add_bench(CLI::App& app);
 Command add_devices(CLI::App& app);
 
 }  // namespace tenfold

@@ -12,7 +12,7 @@ for kind in "${@:-build test}"; do
     case $part in
       build) packages+=" $build_packages" ;;
       test) packages+=" $build_packages $test_packages" ;;
-      lint) packages+=" $lint_packages" ;;
+      lint) packages+=" $build_packages $test_packages $lint_packages" ;;
       *) fail "unknown kind $part: build, test or lint" ;;
     esac
   done

@@ -11,6 +11,8 @@ smollm2_name=SmolLM2-135M-Instruct.Q4_1.gguf
 smollm2_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 smollm2_bytes=98362432
 
+llama_cpp_version=0.3.36 # of llama-cpp-python, whose source package carries llama.cpp
+
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "${0##*/}: $*"; exit 1; }
 

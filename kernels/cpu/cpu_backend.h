@@ -10,6 +10,11 @@
 
 namespace tenfold {
 
+// Consecutive tokens of one sequence, whose queries a kernel call takes together.
+struct AttentionTile {
+  std::int64_t first, n_tokens;
+};
+
 class CpuBackend : public Backend {
  public:
   CpuBackend(const KernelTable& kernels, int threads, Activations activations);
@@ -70,6 +75,7 @@ class CpuBackend : public Backend {
   ThreadPool pool_;
   std::vector<Scratch> scratch_;  // one a thread
   Scratch partials_;
+  std::vector<AttentionTile> tiles_;
   std::array<Part, kMaxParts> parts_;
   std::array<Prepared, kMaxParts> prepared_;
   std::size_t n_prepared_ = 0;

@@ -110,6 +110,44 @@ static void to_f16(const float* src, std::int64_t n, std::uint16_t* dst) noexcep
   }
 }
 
+// Whole numbers nearest to x / step in [-levels, levels], where step = largest |x| / levels;
+// returns the step. Where the step is not a normal number all count as zero, so that 1 / step stays
+// finite.
+template <typename Code>
+static inline float quantize(const float* x, std::int64_t n, float levels, Code* codes) {
+  F32 magnitude = zero();
+  std::int64_t i = 0;
+  for (; i + F32::width <= n; i += F32::width) {
+    const F32 v = load(x + i);
+    magnitude = max(magnitude, max(v, sub(zero(), v)));
+  }
+  if (i < n) {
+    const F32 v = load_n(x + i, static_cast<int>(n - i));
+    magnitude = max(magnitude, max(v, sub(zero(), v)));
+  }
+  const float step = hmax(magnitude) / levels;
+  const bool nothing = !(step >= 1.17549435e-38f);
+  const F32 factor = set1(nothing ? 0.0f : 1.0f / step);
+  constexpr std::int64_t kBlock = 64;
+  alignas(64) float rounded[kBlock];
+  for (std::int64_t begin = 0; begin < n; begin += kBlock) {
+    const std::int64_t size = n - begin < kBlock ? n - begin : kBlock;
+    for (i = 0; i < size; i += F32::width) {
+      const bool whole = i + F32::width <= size;
+      const F32 v = whole ? load(x + begin + i) : load_n(x + begin + i, static_cast<int>(size - i));
+      store(rounded + i, max(min(round(mul(v, factor)), set1(levels)), set1(-levels)));
+    }
+    for (i = 0; i < size; ++i) {
+      codes[begin + i] = static_cast<Code>(static_cast<std::int32_t>(rounded[i]));
+    }
+  }
+  return nothing ? 0.0f : step;
+}
+
+static float to_q8(const float* src, std::int64_t n, std::int8_t* codes) noexcept {
+  return quantize(src, n, 127.0f, codes);
+}
+
 static double log_sum_exp(const float* logits, std::int64_t n) noexcept {
   float highest = logits[0];
   for (std::int64_t i = 1; i < n; ++i) highest = logits[i] > highest ? logits[i] : highest;

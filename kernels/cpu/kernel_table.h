@@ -9,6 +9,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/kv_page.h"
+
 namespace tenfold {
 
 enum class WeightType : int { f32 = 0, f16 = 1, bf16 = 2 };
@@ -82,13 +84,13 @@ struct PackedArgs {
 
 // Attention of `n_queries` query vectors (any mix of rows and heads that read one KV head) over
 // one chunk of at most kAttentionChunk keys.
-inline constexpr std::int64_t kPageTokens = 64;       // tokens of a KV page
 inline constexpr std::int64_t kAttentionChunk = 256;  // keys per softmax partial: 4 pages
 
 struct AttentionChunkArgs {
-  const void* const* k_pages = nullptr;  // pages of this chunk and KV head: [kPageTokens, head_dim]
+  const void* const* k_pages = nullptr;  // shares of this chunk and KV head: see kv_page.h
   const void* const* v_pages = nullptr;
-  bool f16 = true;  // KV element type: f16 or f32
+  const void* next = nullptr;  // the share that will be read next, or null: fetched meanwhile
+  KvType type = KvType::f16;
   std::int64_t head_dim = 0;
   float scale = 1;
   std::int64_t n_queries = 0;
@@ -132,6 +134,8 @@ struct KernelTable {
   void (*scale)(float* x, float factor, std::int64_t n) noexcept;
   void (*to_f32)(const void* src, WeightType type, std::int64_t n, float* dst) noexcept;
   void (*to_f16)(const float* src, std::int64_t n, std::uint16_t* dst) noexcept;
+  // x = scale * code, scale = largest |x| / 127; returns the scale.
+  float (*to_q8)(const float* src, std::int64_t n, std::int8_t* codes) noexcept;
   // log(sum(exp(logits))), for perplexity. The sum runs in double.
   double (*log_sum_exp)(const float* logits, std::int64_t n) noexcept;
 };

@@ -24,5 +24,6 @@ static constexpr KernelTable make_table(const char* isa) {
           scale,
           to_f32,
           to_f16,
+          to_q8,
           log_sum_exp};
 }

@@ -77,11 +77,15 @@ template <typename F>
     unroll<F::n_planes>([&](auto p) __attribute__((always_inline)) {
       constexpr int bits = F::planes[decltype(p)::value].bits;
       constexpr int fields = 8 / bits;
-      unroll<8>([&](auto k) __attribute__((always_inline)) {
-        constexpr int field = decltype(k)::value % fields;
-        const Line line = load_line(lines + (before + decltype(k)::value / fields) * kLineBytes);
-        accumulate(sums[decltype(p)::value][decltype(k)::value % field_sums<bits>()],
-                   bits_of<0, ((1 << bits) - 1) << field * bits>(line), x + decltype(k)::value * 4);
+      unroll<bits>([&](auto l) __attribute__((always_inline)) {
+        const Line line =
+            in_register(load_line(lines + (before + decltype(l)::value) * kLineBytes));
+        unroll<fields>([&](auto f) __attribute__((always_inline)) {
+          constexpr int field = decltype(f)::value;
+          constexpr int k = decltype(l)::value * fields + field;
+          accumulate(sums[decltype(p)::value][k % field_sums<bits>()],
+                     bits_of<0, ((1 << bits) - 1) << field * bits>(line), x + k * 4);
+        });
       });
       before += bits;
     });
@@ -91,7 +95,7 @@ template <typename F>
   if constexpr (F::n_planes == 1) {
     constexpr int fields = 8 / F::bits;
     for (int l = 0; l < extent.lines; ++l) {
-      const Line line = load_line(lines);
+      const Line line = in_register(load_line(lines));
       unroll<fields>([&](auto k) __attribute__((always_inline)) {
         constexpr int field = decltype(k)::value;
         accumulate(sums[0][field], bits_of<0, ((1 << F::bits) - 1) << field * F::bits>(line),

@@ -21,6 +21,7 @@ static inline Line load_line(const void* p) {
   const auto* q = static_cast<const __m256i*>(p);
   return {{_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)}};
 }
+static inline Line in_register(Line a) { return a; }
 static inline void store_line(void* p, Line a) {
   auto* q = static_cast<__m256i*>(p);
   _mm256_storeu_si256(q, a.v[0]);

@@ -21,6 +21,7 @@ static inline Line load_line(const void* p) {
   std::memcpy(line.v, p, sizeof line.v);
   return line;
 }
+static inline Line in_register(const Line& a) { return a; }
 static inline void store_line(void* p, const Line& a) { std::memcpy(p, a.v, sizeof a.v); }
 static inline Line either(const Line& a, const Line& b) {
   Line line;

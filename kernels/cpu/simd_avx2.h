@@ -9,7 +9,8 @@ namespace tenfold::avx2 {
 
 struct F32 {
   static constexpr int width = 8;
-  static constexpr int tile_tokens = 3;  // 4 x 3 accumulators + 3 activations + 1 weight = 16 ymm
+  static constexpr int tile_tokens = 3;    // 4 x 3 accumulators + 3 activations + 1 weight = 16 ymm
+  static constexpr int accumulators = 12;  // that fit beside what they are made of
   __m256 v;
 };
 
@@ -85,5 +86,67 @@ static inline double sum_as_double(F32 a) {
   return _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
 }
 static inline float sqrt_of(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
+
+// Exact sums of products of 16-bit integers: kDotCols columns a step.
+static constexpr int kDotCols = 16;
+static constexpr int kDotTile = 2;  // 4 x 2 sums, what they add, 2 queries and a key
+struct I16 {
+  __m256i v;
+};
+struct I32 {
+  __m256i v;
+};
+static inline I16 load_i16(const std::int16_t* p) {
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
+}
+static inline I16 widen_i8(const std::int8_t* p) {
+  return {_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+static inline I32 zero_sum() { return {_mm256_setzero_si256()}; }
+static inline I32 dot(I32 sum, I16 a, I16 b) {
+  return {_mm256_add_epi32(sum.v, _mm256_madd_epi16(a.v, b.v))};
+}
+// [x0 + x2, y0 + y2, x1 + x3, y1 + y3] in both lanes.
+static inline __m256i add_pairs(__m256i x, __m256i y) {
+  return _mm256_add_epi32(_mm256_unpacklo_epi32(x, y), _mm256_unpackhi_epi32(x, y));
+}
+static inline void hsum4(I32 a, I32 b, I32 c, I32 d, float out[4]) {
+  const __m256i x = add_pairs(a.v, b.v);
+  const __m256i y = add_pairs(c.v, d.v);
+  const __m256i sums = _mm256_add_epi32(_mm256_unpacklo_epi64(x, y), _mm256_unpackhi_epi64(x, y));
+  _mm_storeu_ps(out, _mm_cvtepi32_ps(_mm_add_epi32(_mm256_castsi256_si128(sums),
+                                                   _mm256_extracti128_si256(sums, 1))));
+}
+
+// Two rows of codes side by side, column by column, and what they add up to times two factors: in
+// the order in which unpack leaves the columns.
+struct RowPair {
+  __m256i low, high;
+};
+struct PairSums {
+  __m256i low, high;
+};
+static inline RowPair pair_rows(const std::int8_t* a, const std::int8_t* b) {
+  const __m256i x = widen_i8(a).v;
+  const __m256i y = widen_i8(b).v;
+  return {_mm256_unpacklo_epi16(x, y), _mm256_unpackhi_epi16(x, y)};
+}
+static inline I16 pair_factor(const std::int16_t* p) {
+  std::int32_t both;
+  __builtin_memcpy(&both, p, sizeof both);
+  return {_mm256_set1_epi32(both)};
+}
+static inline PairSums add_pair(PairSums sum, RowPair rows, I16 factor) {
+  return {dot({sum.low}, {rows.low}, factor).v, dot({sum.high}, {rows.high}, factor).v};
+}
+static inline PairSums load_sums(const std::int32_t* p) {
+  const auto* q = reinterpret_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+}
+static inline void store_sums(std::int32_t* p, PairSums a) {
+  auto* q = reinterpret_cast<__m256i*>(p);
+  _mm256_storeu_si256(q, a.low);
+  _mm256_storeu_si256(q + 1, a.high);
+}
 
 }  // namespace tenfold::avx2

@@ -14,7 +14,8 @@ namespace tenfold::avx512 {
 
 struct F32 {
   static constexpr int width = 16;
-  static constexpr int tile_tokens = 6;  // 4 x 6 accumulators + 6 activations + 1 weight = 31 zmm
+  static constexpr int tile_tokens = 6;    // 4 x 6 accumulators + 6 activations + 1 weight = 31 zmm
+  static constexpr int accumulators = 24;  // that fit beside what they are made of
   __m512 v;
 };
 
@@ -101,5 +102,71 @@ static inline double sum_as_double(F32 a) {
   return sum;
 }
 static inline float sqrt_of(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
+
+// Exact sums of products of 16-bit integers: kDotCols columns a step.
+static constexpr int kDotCols = 32;
+static constexpr int kDotTile = 6;
+struct I16 {
+  __m512i v;
+};
+struct I32 {
+  __m512i v;
+};
+static inline I16 load_i16(const std::int16_t* p) { return {_mm512_loadu_si512(p)}; }
+static inline I16 widen_i8(const std::int8_t* p) {
+  return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+static inline I32 zero_sum() { return {_mm512_setzero_si512()}; }
+static inline I32 dot(I32 sum, I16 a, I16 b) {
+#ifdef TENFOLD_AVX512_INTRINSICS
+  return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)};
+#else
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));  // as dot_four of packed_avx512.h
+  return sum;
+#endif
+}
+static inline __m256i half_sums(I32 a) {
+  return _mm256_add_epi32(_mm512_castsi512_si256(a.v), _mm512_extracti64x4_epi64(a.v, 1));
+}
+// [x0 + x2, y0 + y2, x1 + x3, y1 + y3] in both lanes.
+static inline __m256i add_pairs(__m256i x, __m256i y) {
+  return _mm256_add_epi32(_mm256_unpacklo_epi32(x, y), _mm256_unpackhi_epi32(x, y));
+}
+static inline void hsum4(I32 a, I32 b, I32 c, I32 d, float out[4]) {
+  const __m256i x = add_pairs(half_sums(a), half_sums(b));
+  const __m256i y = add_pairs(half_sums(c), half_sums(d));
+  const __m256i sums = _mm256_add_epi32(_mm256_unpacklo_epi64(x, y), _mm256_unpackhi_epi64(x, y));
+  _mm_storeu_ps(out, _mm_cvtepi32_ps(_mm_add_epi32(_mm256_castsi256_si128(sums),
+                                                   _mm256_extracti128_si256(sums, 1))));
+}
+
+// Two rows of codes side by side, column by column, and what they add up to times two factors: in
+// the order in which unpack leaves the columns.
+struct RowPair {
+  __m512i low, high;
+};
+struct PairSums {
+  __m512i low, high;
+};
+static inline RowPair pair_rows(const std::int8_t* a, const std::int8_t* b) {
+  const __m512i x = widen_i8(a).v;
+  const __m512i y = widen_i8(b).v;
+  return {_mm512_unpacklo_epi16(x, y), _mm512_unpackhi_epi16(x, y)};
+}
+static inline I16 pair_factor(const std::int16_t* p) {
+  std::int32_t both;
+  __builtin_memcpy(&both, p, sizeof both);
+  return {_mm512_set1_epi32(both)};
+}
+static inline PairSums add_pair(PairSums sum, RowPair rows, I16 factor) {
+  return {dot({sum.low}, {rows.low}, factor).v, dot({sum.high}, {rows.high}, factor).v};
+}
+static inline PairSums load_sums(const std::int32_t* p) {
+  return {_mm512_loadu_si512(p), _mm512_loadu_si512(p + 16)};
+}
+static inline void store_sums(std::int32_t* p, PairSums a) {
+  _mm512_storeu_si512(p, a.low);
+  _mm512_storeu_si512(p + 16, a.high);
+}
 
 }  // namespace tenfold::avx512

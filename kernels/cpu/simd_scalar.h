@@ -12,6 +12,7 @@ namespace tenfold::scalar {
 struct F32 {
   static constexpr int width = 1;
   static constexpr int tile_tokens = 3;
+  static constexpr int accumulators = 12;
   float v;
 };
 inline F32 zero() { return {0.0f}; }
@@ -48,5 +49,40 @@ inline void hsum4(F32 a, F32 b, F32 c, F32 d, float out[4]) {
 }
 inline double sum_as_double(F32 a) { return a.v; }
 inline float sqrt_of(float x) { return std::sqrt(x); }
+
+// Exact sums of products of 16-bit integers: kDotCols columns a step.
+static constexpr int kDotCols = 1;
+static constexpr int kDotTile = 2;
+struct I16 {
+  std::int32_t v;
+};
+struct I32 {
+  std::int32_t v;
+};
+inline I16 load_i16(const std::int16_t* p) { return {*p}; }
+inline I16 widen_i8(const std::int8_t* p) { return {*p}; }
+inline I32 zero_sum() { return {0}; }
+inline I32 dot(I32 sum, I16 a, I16 b) { return {sum.v + a.v * b.v}; }
+inline void hsum4(I32 a, I32 b, I32 c, I32 d, float out[4]) {
+  out[0] = static_cast<float>(a.v);
+  out[1] = static_cast<float>(b.v);
+  out[2] = static_cast<float>(c.v);
+  out[3] = static_cast<float>(d.v);
+}
+
+// Two rows of codes side by side, and what they add up to times two factors.
+struct RowPair {
+  std::int32_t a, b;
+};
+struct PairSums {
+  std::int32_t v;
+};
+inline RowPair pair_rows(const std::int8_t* a, const std::int8_t* b) { return {*a, *b}; }
+inline RowPair pair_factor(const std::int16_t* p) { return {p[0], p[1]}; }
+inline PairSums add_pair(PairSums sum, RowPair rows, RowPair factor) {
+  return {sum.v + rows.a * factor.a + rows.b * factor.b};
+}
+inline PairSums load_sums(const std::int32_t* p) { return {*p}; }
+inline void store_sums(std::int32_t* p, PairSums a) { *p = a.v; }
 
 }  // namespace tenfold::scalar

@@ -137,7 +137,7 @@ TEST(FirstHour, ValuesOutOfRange) {
                                                                   {"-n", "-5"},
                                                                   {"-c", "0"},
                                                                   {"--isa", "mmx"},
-                                                                  {"--kv", "q8"},
+                                                                  {"--kv", "q4"},
                                                                   {"--kv", "f64"},
                                                                   {"--device", "tpu"},
                                                                   {"--seed", "-1"},

@@ -1,9 +1,11 @@
 // Runs a fuzz target over its corpus without libFuzzer: every file, every prefix of a small file,
-// and every file with one bit flipped in each of its first bytes.
+// and every file with one bit flipped in each of its first bytes. With a STRIDE, only each
+// STRIDE-th of the prefixes and flips.
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <filesystem>
@@ -27,13 +29,13 @@ void run(const std::string& input, std::size_t size) {
   LLVMFuzzerTestOneInput(exact.get(), size);
 }
 
-std::size_t run_variants(std::string input) {
+std::size_t run_variants(std::string input, std::size_t stride) {
   run(input, input.size());
   std::size_t n = 1;
   if (input.size() <= kMaxPrefixes) {
-    for (std::size_t size = 0; size < input.size(); ++size, ++n) run(input, size);
+    for (std::size_t size = 0; size < input.size(); size += stride, ++n) run(input, size);
   }
-  for (std::size_t i = 0; i < std::min(input.size(), kMaxFlips); ++i, ++n) {
+  for (std::size_t i = 0; i < std::min(input.size(), kMaxFlips); i += stride, ++n) {
     const char original = input[i];
     input[i] = static_cast<char>(original ^ (1 << i % 8));
     run(input, input.size());
@@ -42,7 +44,7 @@ std::size_t run_variants(std::string input) {
   return n;
 }
 
-int run_folder(const std::filesystem::path& folder) {
+int run_folder(const std::filesystem::path& folder, std::size_t stride) {
   std::vector<std::filesystem::path> files;
   for (const auto& entry : std::filesystem::directory_iterator(folder))
     if (entry.is_regular_file()) files.push_back(entry.path());
@@ -54,7 +56,7 @@ int run_folder(const std::filesystem::path& folder) {
   std::size_t n_inputs = 0;
   for (const auto& file : files) {
     std::ifstream in(file, std::ios::binary);
-    n_inputs += run_variants({std::istreambuf_iterator<char>(in), {}});
+    n_inputs += run_variants({std::istreambuf_iterator<char>(in), {}}, stride);
   }
   std::printf("%zu files, %zu inputs\n", files.size(), n_inputs);
   return 0;
@@ -63,12 +65,13 @@ int run_folder(const std::filesystem::path& folder) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::fprintf(stderr, "usage: %s CORPUS_FOLDER\n", argv[0]);
+  const long stride = argc == 3 ? std::strtol(argv[2], nullptr, 10) : 1;
+  if (argc < 2 || argc > 3 || stride < 1) {
+    std::fprintf(stderr, "usage: %s CORPUS_FOLDER [STRIDE]\n", argv[0]);
     return 1;
   }
   try {
-    return run_folder(argv[1]);
+    return run_folder(argv[1], static_cast<std::size_t>(stride));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s: %s\n", argv[1], error.what());
     return 1;

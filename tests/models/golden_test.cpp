@@ -69,6 +69,18 @@ TEST_P(GoldenTest, LogitsAgreeAndIgnoreBatching) {
   }
 }
 
+TEST_P(GoldenTest, EightBitCacheIgnoresBatching) {
+  const Golden golden(folder_of(GetParam()));
+  for (const KernelTable* table : runnable_kernels()) {
+    LoadedModel m(folder_of(GetParam()), 2, table->isa);
+    const auto batch = run_prompts(m, golden.prompts, 0, KvType::q8);
+    const auto token_by_token = run_prompts(m, golden.prompts, 1, KvType::q8);
+    const auto chunked = run_prompts(m, golden.prompts, 7, KvType::q8);
+    EXPECT_EQ(token_by_token, batch) << table->isa;
+    EXPECT_EQ(chunked, batch) << table->isa;
+  }
+}
+
 TEST_P(GoldenTest, FirstLayerOutputAgrees) {
   const Golden golden(folder_of(GetParam()));
   const auto expected = values<float>(golden.file, "hidden_after_layer_1");
@@ -124,6 +136,26 @@ TEST_P(GoldenTest, HalfPrecisionCacheStaysClose) {
   }
   EXPECT_LT(worst, 0.02f);
   EXPECT_GT(worst, 0.0f);  // the option does something
+}
+
+// 8 bits cost more than f16, and little: the codes' error is 2^-8 of a vector's largest element.
+TEST_P(GoldenTest, EightBitCacheStaysClose) {
+  const Golden golden(folder_of(GetParam()));
+  LoadedModel m(folder_of(GetParam()));
+  const auto exact = run_prompts(m, golden.prompts, 0, KvType::f32);
+  const auto eight = run_prompts(m, golden.prompts, 0, KvType::q8);
+  double error = 0;
+  double size = 0;
+  for (std::size_t s = 0; s < exact.size(); ++s) {
+    for (std::size_t i = 0; i < exact[s].size(); ++i) {
+      const double d = double{exact[s][i]} - double{eight[s][i]};
+      error += d * d;
+      size += double{exact[s][i]} * double{exact[s][i]};
+    }
+  }
+  std::printf("%s: relative error of the logits %g\n", GetParam(), std::sqrt(error / size));
+  EXPECT_LT(std::sqrt(error / size), 0x1p-6);
+  EXPECT_GT(error, 0.0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, GoldenTest,

@@ -42,6 +42,21 @@ TEST(Session, ReusingAPrefixChangesNothing) {
   EXPECT_EQ(reused.room(), 59);
 }
 
+TEST(Session, ReusingAnEightBitPrefixChangesNothing) {
+  LoadedModel m(folder_of("llama-gqa-rope3-tied"));
+  const std::vector<TokenId> first = {1, 2, 3, 4, 5, 6, 7, 8};
+  const std::vector<TokenId> second = {1, 2, 3, 9, 10};
+  Session fresh(*m.model, m.ws, 64, KvType::q8);
+  const std::vector<float> expected = copy(fresh.set(second));
+  Session reused(*m.model, m.ws, 64, KvType::q8);
+  reused.set(first);
+  EXPECT_EQ(copy(reused.set(second)), expected);
+  Session by_token(*m.model, m.ws, 64, KvType::q8);
+  std::vector<float> last;
+  for (const TokenId token : second) last = copy(by_token.append({&token, 1}));
+  EXPECT_EQ(last, expected);
+}
+
 TEST(Session, ContextIsALimitNotAnAccident) {
   LoadedModel m(folder_of("llama-mha"));
   Session session(*m.model, m.ws, 8, KvType::f16);
@@ -107,6 +122,8 @@ TEST(Perplexity, MatchesItsDefinition) {
     }
     EXPECT_NEAR(result.nll, expected / static_cast<double>(result.tokens), 1e-5);
     EXPECT_NEAR(result.ppl, std::exp(result.nll), 1e-9);
+    options.kv = KvType::q8;
+    EXPECT_NEAR(perplexity(*m.model, m.ws, tokens, options, {}).nll, result.nll, 0.01);
   }
 }
 

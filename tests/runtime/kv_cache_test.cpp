@@ -38,11 +38,27 @@ TEST(KvCache, ShrinkingKeepsTheFirstPages) {
 TEST(KvCache, LayersDoNotOverlap) {
   const KvShape shape{3, 2, 4, KvType::f16};
   KvCache kv(shape, 64);
-  const std::size_t bytes = 64u * 2 * 4 * 2;
+  const std::size_t bytes = std::size_t{64} * 2 * 4 * 2;
   EXPECT_EQ(kv.layer(0).v, kv.layer(0).k + bytes);
   EXPECT_EQ(kv.layer(1).k, kv.layer(0).v + bytes);
   EXPECT_EQ(kv.layer(2).page_bytes, bytes);
   EXPECT_EQ(shape.bytes_per_token(), 2u * 3 * 2 * 4 * 2);
+}
+
+TEST(KvCache, EightBitSharesHoldTheirScales) {
+  const KvShape shape{3, 2, 64, KvType::q8};
+  KvCache kv(shape, 64);
+  const std::size_t share = 64 * 64 + 64 * sizeof(float);
+  EXPECT_EQ(kv_share_bytes(KvType::q8, 64), share);
+  EXPECT_EQ(kv.layer(0).page_bytes, 2 * share);
+  EXPECT_EQ(kv.layer(0).v, kv.layer(0).k + 2 * share);
+  EXPECT_EQ(kv.layer(0).type, KvType::q8);
+  EXPECT_EQ(shape.bytes_per_token(), 2u * 3 * 2 * (64 + 4));
+  for (const KvType type : {KvType::f32, KvType::f16, KvType::q8}) {
+    for (const std::int64_t dim : {17, 20, 64, 80, 128}) {
+      EXPECT_EQ(kv_share_bytes(type, dim) % 64, 0u);
+    }
+  }
 }
 
 TEST(KvCache, RefusesSizesOutOfRange) {

@@ -17,7 +17,6 @@
 namespace tenfold {
 namespace {
 
-using ::testing::EndsWith;
 using testing::expect_error;
 using ::testing::HasSubstr;
 using testing::read_file;

@@ -175,7 +175,7 @@ TEST(Unpickler, RefusesTruncationAtEveryByteAndSurvivesFlips) {
   const std::string good = body("ccollections\nOrderedDict\n)Rq\x00("s + text("w") + kTensor +
                                 "u}(X\x01" + "\0\0\0aG"s + std::string(8, '\0') + "ub");
   const auto parse = [](std::span<const std::byte> pickle) {
-    Pickle(pickle, "data.pkl", std::pmr::new_delete_resource());
+    const Pickle parsed(pickle, "data.pkl", std::pmr::new_delete_resource());
     return std::vector<TensorSource>();
   };
   EXPECT_TRUE(survives({as_bytes(good).begin(), as_bytes(good).end()}, parse));

@@ -1,0 +1,95 @@
+#include "tools/bench_run.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "runtime/session.h"
+
+namespace tenfold {
+namespace {
+
+template <typename Run>
+double seconds_of(Run&& run) {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
+  run();
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Two primes: neighbouring positions and sequences get rows of the embedding that lie far apart.
+std::int32_t token_at(std::int64_t position, std::int64_t sequence, std::int64_t vocab) {
+  return static_cast<std::int32_t>((position * 104729 + sequence * 7919 + 3) % vocab);
+}
+
+}  // namespace
+
+Speed summarize(std::span<const double> speeds) {
+  Speed result;
+  const auto n = static_cast<double>(speeds.size());
+  if (speeds.empty()) return result;
+  result.mean = std::accumulate(speeds.begin(), speeds.end(), 0.0) / n;
+  double squares = 0;
+  for (const double speed : speeds) squares += (speed - result.mean) * (speed - result.mean);
+  if (speeds.size() > 1) result.sd = std::sqrt(squares / (n - 1));
+  return result;
+}
+
+Speed bench_prefill(const Model& model, Workspace& ws, KvType kv, std::int64_t tokens,
+                    std::int64_t runs, const BenchStep& before_step) {
+  const ModelInfo& info = model.info();
+  KvCache cache(kv_shape(info, kv), tokens);
+  const std::int64_t chunks = (tokens + kPrefillChunk - 1) / kPrefillChunk;
+  std::int64_t done = 0;
+  Batch batch;
+  const auto run = [&] {
+    cache.resize(0, 0);
+    for (std::int64_t begin = 0; begin < tokens; begin += kPrefillChunk) {
+      before_step(done++, chunks * (runs + 1));
+      const std::int64_t end = std::min(tokens, begin + kPrefillChunk);
+      batch.clear();
+      for (std::int64_t i = begin; i < end; ++i) {
+        batch.add(token_at(i, 0, info.vocab), static_cast<std::int32_t>(i), 0);
+      }
+      if (end == tokens) batch.logit_rows.push_back(static_cast<std::int32_t>(end - begin - 1));
+      forward(model, batch, cache, ws);
+    }
+  };
+  run();  // pages in the weights and grows the workspace
+  std::vector<double> speeds;
+  for (std::int64_t i = 0; i < runs; ++i) {
+    speeds.push_back(static_cast<double>(tokens) / seconds_of(run));
+  }
+  return summarize(speeds);
+}
+
+Speed bench_decode(const Model& model, Workspace& ws, KvType kv, std::int32_t batch,
+                   std::int64_t steps, std::int64_t runs, const BenchStep& before_step) {
+  const ModelInfo& info = model.info();
+  const std::int64_t pages = (steps + kPageTokens - 1) / kPageTokens;
+  KvCache cache(kv_shape(info, kv), batch * pages * kPageTokens, batch);
+  std::int64_t done = 0;
+  Batch rows;
+  const auto run = [&](std::int64_t n_steps) {
+    for (std::int32_t s = 0; s < batch; ++s) cache.resize(s, 0);
+    for (std::int64_t i = 0; i < n_steps; ++i) {
+      before_step(done++, steps * runs + 1);
+      rows.clear();
+      for (std::int32_t s = 0; s < batch; ++s) {
+        rows.add(token_at(i, s, info.vocab), static_cast<std::int32_t>(i), s);
+        rows.logit_rows.push_back(s);
+      }
+      forward(model, rows, cache, ws);
+    }
+  };
+  run(1);
+  std::vector<double> speeds;
+  for (std::int64_t i = 0; i < runs; ++i) {
+    speeds.push_back(static_cast<double>(batch * steps) / seconds_of([&] { run(steps); }));
+  }
+  return summarize(speeds);
+}
+
+}  // namespace tenfold
