@@ -178,8 +178,10 @@ TEST(Devices, TakesTheIsaFromTheEnvironment) {
 
 TEST(Chat, SmolLM2KnowsTheCapitalOfFrance) {
   TENFOLD_SMOLLM2_OR_SKIP(path);
-  const std::string answer = run_ok({"chat", "--quiet", "-m", path, "--temp", "0", "-n", "24"},
-                                    {.input = "What is the capital of France?\n"});
+  // int8x2: with int8 the greedy answer of so small a model turns on the last bits of a logit.
+  const std::string answer =
+      run_ok({"chat", "--quiet", "-m", path, "--temp", "0", "-n", "24", "--activations", "int8x2"},
+             {.input = "What is the capital of France?\n"});
   EXPECT_THAT(answer, HasSubstr("Paris"));
 }
 

@@ -2,6 +2,7 @@
 // runs. Never a crash.
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <fstream>
 
@@ -21,7 +22,9 @@ std::filesystem::path folder_of(const char* name) {
 }
 
 std::filesystem::path temporary(const std::string& name) {
-  const auto path = std::filesystem::path(::testing::TempDir()) / name;
+  // The process id: ctest runs these tests side by side.
+  const auto path =
+      std::filesystem::path(::testing::TempDir()) / (std::to_string(::getpid()) + "-" + name);
   std::filesystem::remove_all(path);
   return path;
 }
