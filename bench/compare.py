@@ -25,8 +25,8 @@ HEAD_BITS = {"Q4_0": 4, "Q6_K": 8, "Q8_0": 8, "F16": 16}  # ours that reads no l
 class Row:
     peer: str  # type as llama-quantize calls it
     bits: int  # of ours; 16: the F16 file itself
-    group: str = "128"
-    min: str = "f16"
+    group: int = 128  # and how tenfold quantize makes it
+    options: tuple = ()
 
 
 SYNTHETIC_ROWS = {
@@ -34,7 +34,7 @@ SYNTHETIC_ROWS = {
     "q2": Row("Q2_K", 2), "q2_0": Row("Q2_0", 2), "tq2": Row("TQ2_0", 2), "tq1": Row("TQ1_0", 1),
     "q1": Row("Q1_0", 1),
 }
-SMOLLM2_ROWS = {"f16": Row("F16", 16), "q4_1": Row("Q4_1", 4, group="32")}
+SMOLLM2_ROWS = {"f16": Row("F16", 16), "q4_1": Row("Q4_1", 4, 32, ("--min", "f16"))}
 
 
 def run(command, **options):
@@ -109,13 +109,13 @@ class Models:
         if not self.can_quantize:
             return None if self.synthetic else self.source
         source = self.f16() if self.synthetic else self.source
-        group = self.args.group or row.group
         head = HEAD_BITS.get(read_types(self.peer(row)).head, 8)
-        path = self.beside(f"tenfold-w{row.bits}g{group}-{row.min}-head{head}")
-        return self.make(path, [self.tenfold, "quantize", "--quiet", "--force", "-m", source,
-                                "-o", "OUT", "--method", "rtn", "--bits", row.bits,
-                                "--group", group, "--min", row.min, "--embed-bits", 8,
-                                "--head-bits", head])
+        options = ["--bits", row.bits, "--group", self.args.group or row.group, *row.options,
+                   "--head-bits", head]
+        name = "".join(str(option).lstrip("-") for option in options)
+        return self.make(self.beside(f"tenfold-{name}"),
+                         [self.tenfold, "quantize", "--quiet", "--force", "-m", source,
+                          "-o", "OUT", *options])
 
 
 class Runner:
@@ -127,15 +127,19 @@ class Runner:
         return json.loads(output_of([self.models.tenfold, "bench", "--quiet", "-b", 1, "-r", 1,
                                      "-o", "json", "--threads", self.args.threads, *isa, *options]))
 
-    def tenfold(self, file, prompt: int, steps: int) -> float:
-        result = self.bench("--no-limits", "-m", file, "-p", prompt, "-n", steps)
-        return (result["prefill"] or result["decode"])[0]["tok_s"]
+    def tenfold(self, file, prompt: int, steps: int) -> dict:
+        if prompt:
+            result = self.bench("--no-limits", "-m", file, "-p", prompt, "-n", 0)
+            return {"tok_s": result["prefill"][0]["tok_s"], "gop_s": result["prefill"][0]["gop_s"]}
+        result = self.bench("-m", file, "-p", 0, "-n", steps)["decode"][0]
+        return {key: result[key] for key in ("tok_s", "gb_s", "bandwidth_share")}
 
-    def llama_cpp(self, file, prompt: int, steps: int) -> float:
+    def llama_cpp(self, file, prompt: int, steps: int) -> dict:
         command = [self.models.llama_cpp / "llama-bench", "-m", file, "-p", prompt, "-n", steps,
                    "-r", 1, "-o", "jsonl", "-t", self.args.threads, "-fa", self.args.fa]
         lines = output_of(command).splitlines()
-        return max(json.loads(line)["avg_ts"] for line in lines)
+        speed = max(json.loads(line)["avg_ts"] for line in lines)
+        return {"tok_s": speed, "gb_s": read_types(file).step_bytes * speed * 1e-9}
 
 
 def wait_until_calm(seconds: float) -> None:
@@ -169,34 +173,50 @@ def measure(args, models: Models, runner: Runner, results) -> None:
                     wait_until_calm(args.calm)
                     test = f"prefill {prompt}" if prompt else f"decode {steps}"
                     results.append({"row": name, "test": test, "side": side, "file": str(file),
-                                    "isa": args.isa or "best", "tok_s": speed(file, prompt, steps)})
+                                    "isa": args.isa or "best", **speed(file, prompt, steps)})
         note(f"round {round_number + 1} of {args.rounds}")
 
 
 def spread(values) -> str:
+    if not values:
+        return ""
     return f"{statistics.median(values):.1f} ({min(values):.1f} ... {max(values):.1f})"
 
 
+def median_of(results, side: str, key: str, scale: float = 1, digits: int = 1) -> str:
+    values = [r[key] for r in results if r["side"] == side and r.get(key) is not None]
+    return f"{scale * statistics.median(values):.{digits}f}" if values else ""
+
+
+def table_line(name: str, test: str, of) -> str:
+    ours = [r["tok_s"] for r in of if r["side"] == "tenfold"]
+    theirs = [r["tok_s"] for r in of if r["side"] == "llama.cpp"]
+    types = read_types(next(r["file"] for r in of if r["side"] == "llama.cpp"))
+    ratio = pairs = ""
+    if ours:
+        ratio = f"{statistics.median(ours) / statistics.median(theirs):.2f}"
+        quotients = sorted(a / b for a, b in zip(ours, theirs))
+        pairs = f"{quotients[0]:.2f} ... {quotients[-1]:.2f}"
+    cells = [name, f"{types.body_text()}, {types.head}", test, spread(ours), spread(theirs), ratio,
+             pairs]
+    if test.startswith("decode"):
+        cells += [median_of(of, "tenfold", "gb_s"),
+                  median_of(of, "tenfold", "bandwidth_share", 100, 0),
+                  median_of(of, "llama.cpp", "gb_s"), ""]
+    else:
+        cells += ["", "", "", median_of(of, "tenfold", "gop_s", digits=0)]
+    return "| " + " | ".join(cells) + " |"
+
+
 def table(results, row_names) -> str:
-    lines = ["| row | llama.cpp: layers, head | test | Tenfold tok/s | llama.cpp tok/s "
-             "| ratio of medians | pairwise ratios | llama.cpp GB/s |",
-             "|---|---|---|---|---|---|---|---|"]
+    head = ["row", "llama.cpp: layers, head", "test", "Tenfold tok/s", "llama.cpp tok/s",
+            "ratio of medians", "pairwise ratios", "Tenfold GB/s", "% of read bandwidth",
+            "llama.cpp GB/s", "Tenfold Gop/s"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name in row_names:
         for test in dict.fromkeys(r["test"] for r in results if r["row"] == name):
-            of = [r for r in results if r["row"] == name and r["test"] == test]
-            ours = [r["tok_s"] for r in of if r["side"] == "tenfold"]
-            theirs = [r["tok_s"] for r in of if r["side"] == "llama.cpp"]
-            types = read_types(next(r["file"] for r in of if r["side"] == "llama.cpp"))
-            ratio = pairs = rate = ""
-            if ours:
-                ratio = f"{statistics.median(ours) / statistics.median(theirs):.2f}"
-                quotients = sorted(a / b for a, b in zip(ours, theirs))
-                pairs = f"{quotients[0]:.2f} ... {quotients[-1]:.2f}"
-            if test.startswith("decode"):
-                rate = f"{types.step_bytes * statistics.median(theirs) / 1e9:.1f}"
-            lines.append(f"| {name} | {types.body_text()}, {types.head} | {test} "
-                         f"| {spread(ours) if ours else ''} | {spread(theirs)} "
-                         f"| {ratio} | {pairs} | {rate} |")
+            lines.append(table_line(name, test, [r for r in results
+                                                 if r["row"] == name and r["test"] == test]))
     return "\n".join(lines)
 
 
@@ -206,7 +226,7 @@ def describe_machine(models: Models, runner: Runner) -> str:
                 "-t", runner.args.threads])
     system = next((line[line.index("system_info"):] for line in info.stderr.splitlines()
                    if "system_info" in line), "system_info: not printed")
-    limits = runner.bench("-m", models.source, "-p", 0, "-n", 1)
+    limits = runner.bench("-m", models.source, "-p", 1, "-n", 1)
     processor = output_of([models.tenfold, "devices"]).splitlines()[0]
     return (f"{processor}; load average {os.getloadavg()[0]:.1f}\n"
             f"llama.cpp {models.llama_cpp.parent.name} build, {system}\n"

@@ -151,7 +151,7 @@ void register_kernels(const KernelTable& kernels, double bandwidth) {
 }  // namespace tenfold
 
 int main(int argc, char** argv) {
-  const double bandwidth = tenfold::measure_read_bandwidth(1);
+  const double bandwidth = tenfold::ReadBandwidth(1).measure();
   std::printf("%s, read bandwidth of one thread %.1f GB/s\n", tenfold::cpu_name().c_str(),
               bandwidth);
   for (const tenfold::KernelTable* kernels : tenfold::runnable_kernels()) {

@@ -67,6 +67,8 @@ GgufMetadata make_metadata(const Options& options, const DecoderSpec& spec) {
   keys.set("general.type", std::string("model"));
   keys.set("general.name", fmt::format("synthetic {} with {} layers", options.shape, spec.layers));
   keys.set("general.file_type", std::uint32_t{1});  // llama.cpp: mostly F16
+  // llama-quantize copies this key but pads to 32, whatever it says.
+  keys.set("general.alignment", std::uint32_t{32});
   family.to_gguf(spec, keys);
   write_vocabulary(spec.vocab, keys);
   return keys;

@@ -3,26 +3,35 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
+#include <optional>
 
 namespace tenfold {
 namespace {
 
-std::optional<double> share(double value, const std::optional<MachineLimits>& limits,
-                            double MachineLimits::*limit) {
-  if (!limits || (*limits).*limit <= 0) return std::nullopt;
-  return value / (*limits).*limit;
+std::optional<double> share(double value, double limit) {
+  if (limit <= 0) return std::nullopt;
+  return value / limit;
 }
 
 std::optional<double> peak_share(const BenchReport& report, const PrefillResult& result) {
-  return share(operations_per_second(report, result), report.limits, &MachineLimits::peak_gop_s);
+  return share(operations_per_second(report, result), report.peak_gop_s);
 }
 
 std::optional<double> bandwidth_share(const BenchReport& report, const DecodeResult& result) {
-  return share(weight_gb_s(report, result), report.limits, &MachineLimits::read_gb_s);
+  return share(weight_gb_s(report, result), result.read_gb_s);
+}
+
+std::optional<double> measured(double limit) {
+  if (limit <= 0) return std::nullopt;
+  return limit;
 }
 
 std::string percent(const std::optional<double>& value) {
   return value ? fmt::format("{:.1f} %", 100 * *value) : "";
+}
+
+std::string gigabytes(const std::optional<double>& value) {
+  return value ? fmt::format("{:.2f}", *value) : "";
 }
 
 nlohmann::ordered_json or_null(const std::optional<double>& value) {
@@ -64,22 +73,22 @@ std::string to_markdown(const BenchReport& report) {
       "weights.\n",
       report.model, report.bits_per_weight, report.device, report.isa, report.threads,
       1e-9 * static_cast<double>(report.work.step_bytes));
-  if (report.limits) {
-    text += fmt::format("Measured limits: {:.1f} GB/s read, {:.0f} Gop/s ({}).\n",
-                        report.limits->read_gb_s, report.limits->peak_gop_s,
+  if (report.peak_gop_s > 0) {
+    text += fmt::format("The machine does {:.0f} Gop/s ({}).\n", report.peak_gop_s,
                         report.work.int8 ? "int8" : "float FMA");
   }
   text +=
-      "\n| test | tok/s | Gop/s | of peak | weights GB/s | of read | KV GB/s |\n"
-      "|---|---|---|---|---|---|---|\n";
+      "\n| test | tok/s | Gop/s | of peak | weights GB/s | machine GB/s | share | KV GB/s |\n"
+      "|---|---|---|---|---|---|---|---|\n";
   for (const PrefillResult& result : report.prefill) {
-    text += fmt::format("| prefill {} | {} | {:.1f} | {} | | | |\n", result.tokens,
+    text += fmt::format("| prefill {} | {} | {:.1f} | {} | | | | |\n", result.tokens,
                         speed_text(result.tok_s), operations_per_second(report, result),
                         percent(peak_share(report, result)));
   }
   for (const DecodeResult& result : report.decode) {
-    text += fmt::format("| decode {} × {} | {} | | | {:.2f} | {} | {:.2f} |\n", result.batch,
+    text += fmt::format("| decode {} × {} | {} | | | {:.2f} | {} | {} | {:.2f} |\n", result.batch,
                         result.steps, speed_text(result.tok_s), weight_gb_s(report, result),
+                        gigabytes(measured(result.read_gb_s)),
                         percent(bandwidth_share(report, result)), kv_gb_s(report, result));
   }
   return text;
@@ -94,8 +103,8 @@ std::string to_json(const BenchReport& report) {
                                  {"weight_bytes", report.work.step_bytes},
                                  {"prefill", nlohmann::ordered_json::array()},
                                  {"decode", nlohmann::ordered_json::array()},
-                                 {"read_bandwidth_gb_s", nullptr},
-                                 {"peak_gop_s", nullptr}};
+                                 {"read_bandwidth_gb_s", or_null(measured(report.read_gb_s))},
+                                 {"peak_gop_s", or_null(measured(report.peak_gop_s))}};
   for (const PrefillResult& result : report.prefill) {
     json["prefill"].push_back({{"tokens", result.tokens},
                                {"tok_s", result.tok_s.mean},
@@ -109,10 +118,6 @@ std::string to_json(const BenchReport& report) {
                               {"sd", result.tok_s.sd},
                               {"gb_s", weight_gb_s(report, result)},
                               {"bandwidth_share", or_null(bandwidth_share(report, result))}});
-  }
-  if (report.limits) {
-    json["read_bandwidth_gb_s"] = report.limits->read_gb_s;
-    json["peak_gop_s"] = report.limits->peak_gop_s;
   }
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }

@@ -3,19 +3,12 @@
 // weight is two operations; attention over the KV cache counts in the time, not in the operations.
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "tools/bench_run.h"
 
 namespace tenfold {
-
-struct MachineLimits {
-  double read_gb_s = 0;  // measure_read_bandwidth()
-  double peak_gop_s =
-      0;  // measure_int8_peak() where the weights are packed, measure_fma_peak() else
-};
 
 struct PrefillResult {
   std::int64_t tokens = 0;
@@ -25,6 +18,7 @@ struct PrefillResult {
 struct DecodeResult {
   std::int64_t batch = 0, steps = 0;
   Speed tok_s;
+  double read_gb_s = 0;  // the machine's read bandwidth between the runs, averaged; 0: not measured
 };
 
 struct BenchReport {
@@ -34,7 +28,9 @@ struct BenchReport {
   double bits_per_weight = 0;
   WeightWork work;
   std::uint64_t kv_bytes_per_token = 0;
-  std::optional<MachineLimits> limits;  // absent: shares are null or empty
+  // What the machine can do; 0: not measured, and shares are null or empty.
+  double read_gb_s = 0;   // the most that was seen
+  double peak_gop_s = 0;  // of int8 products where the weights are packed, else of float FMAs
   std::vector<PrefillResult> prefill;
   std::vector<DecodeResult> decode;
 };

@@ -12,11 +12,18 @@ namespace tenfold {
 namespace {
 
 template <typename Run>
-double seconds_of(Run&& run) {
+Speed timed_runs(std::int64_t runs, std::int64_t tokens, Run&& run, const BenchHooks& hooks) {
   using Clock = std::chrono::steady_clock;
-  const Clock::time_point start = Clock::now();
-  run();
-  return std::chrono::duration<double>(Clock::now() - start).count();
+  std::vector<double> speeds;
+  hooks.between_runs();
+  for (std::int64_t i = 0; i < runs; ++i) {
+    const Clock::time_point start = Clock::now();
+    run();
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    speeds.push_back(static_cast<double>(tokens) / seconds);
+    hooks.between_runs();
+  }
+  return summarize(speeds);
 }
 
 // Two primes: neighbouring positions and sequences get rows of the embedding that lie far apart.
@@ -38,7 +45,7 @@ Speed summarize(std::span<const double> speeds) {
 }
 
 Speed bench_prefill(const Model& model, Workspace& ws, KvType kv, std::int64_t tokens,
-                    std::int64_t runs, const BenchStep& before_step) {
+                    std::int64_t runs, const BenchHooks& hooks) {
   const ModelInfo& info = model.info();
   KvCache cache(kv_shape(info, kv), tokens);
   const std::int64_t chunks = (tokens + kPrefillChunk - 1) / kPrefillChunk;
@@ -47,7 +54,7 @@ Speed bench_prefill(const Model& model, Workspace& ws, KvType kv, std::int64_t t
   const auto run = [&] {
     cache.resize(0, 0);
     for (std::int64_t begin = 0; begin < tokens; begin += kPrefillChunk) {
-      before_step(done++, chunks * (runs + 1));
+      hooks.before_step(done++, chunks * (runs + 1));
       const std::int64_t end = std::min(tokens, begin + kPrefillChunk);
       batch.clear();
       for (std::int64_t i = begin; i < end; ++i) {
@@ -58,15 +65,11 @@ Speed bench_prefill(const Model& model, Workspace& ws, KvType kv, std::int64_t t
     }
   };
   run();  // pages in the weights and grows the workspace
-  std::vector<double> speeds;
-  for (std::int64_t i = 0; i < runs; ++i) {
-    speeds.push_back(static_cast<double>(tokens) / seconds_of(run));
-  }
-  return summarize(speeds);
+  return timed_runs(runs, tokens, run, hooks);
 }
 
 Speed bench_decode(const Model& model, Workspace& ws, KvType kv, std::int32_t batch,
-                   std::int64_t steps, std::int64_t runs, const BenchStep& before_step) {
+                   std::int64_t steps, std::int64_t runs, const BenchHooks& hooks) {
   const ModelInfo& info = model.info();
   const std::int64_t pages = (steps + kPageTokens - 1) / kPageTokens;
   KvCache cache(kv_shape(info, kv), batch * pages * kPageTokens, batch);
@@ -75,7 +78,7 @@ Speed bench_decode(const Model& model, Workspace& ws, KvType kv, std::int32_t ba
   const auto run = [&](std::int64_t n_steps) {
     for (std::int32_t s = 0; s < batch; ++s) cache.resize(s, 0);
     for (std::int64_t i = 0; i < n_steps; ++i) {
-      before_step(done++, steps * runs + 1);
+      hooks.before_step(done++, steps * runs + 1);
       rows.clear();
       for (std::int32_t s = 0; s < batch; ++s) {
         rows.add(token_at(i, s, info.vocab), static_cast<std::int32_t>(i), s);
@@ -85,11 +88,8 @@ Speed bench_decode(const Model& model, Workspace& ws, KvType kv, std::int32_t ba
     }
   };
   run(1);
-  std::vector<double> speeds;
-  for (std::int64_t i = 0; i < runs; ++i) {
-    speeds.push_back(static_cast<double>(batch * steps) / seconds_of([&] { run(steps); }));
-  }
-  return summarize(speeds);
+  return timed_runs(
+      runs, batch * steps, [&] { run(steps); }, hooks);
 }
 
 }  // namespace tenfold

@@ -17,16 +17,20 @@ struct Speed {
 };
 Speed summarize(std::span<const double> speeds);
 
-// Called before each step with the steps done and to do; it may throw.
-using BenchStep = std::function<void(std::int64_t done, std::int64_t total)>;
+struct BenchHooks {
+  // Before each step, with the steps done and to do; it may throw.
+  std::function<void(std::int64_t done, std::int64_t total)> before_step;
+  // Before each run after the warm-up, and after the last.
+  std::function<void()> between_runs;
+};
 
 // One sequence of `tokens` tokens, in chunks of kPrefillChunk, the logits of the last one wanted.
 Speed bench_prefill(const Model& model, Workspace& ws, KvType kv, std::int64_t tokens,
-                    std::int64_t runs, const BenchStep& before_step);
+                    std::int64_t runs, const BenchHooks& hooks);
 
 // `steps` steps of `batch` sequences, one token and one row of logits each. Tokens of all sequences
 // count.
 Speed bench_decode(const Model& model, Workspace& ws, KvType kv, std::int32_t batch,
-                   std::int64_t steps, std::int64_t runs, const BenchStep& before_step);
+                   std::int64_t steps, std::int64_t runs, const BenchHooks& hooks);
 
 }  // namespace tenfold

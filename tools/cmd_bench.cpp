@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/machine_limits.h"
@@ -36,37 +37,65 @@ void check_lengths(const Options& options, const ModelInfo& info) {
   check("-n", options.steps);
 }
 
-MachineLimits measure_limits(const BenchReport& report) {
-  MachineLimits limits;
-  limits.read_gb_s = measure_read_bandwidth(report.threads);
-  limits.peak_gop_s = report.work.int8 ? measure_int8_peak(report.isa, report.threads)
-                                       : measure_fma_peak(report.isa, report.threads);
-  return limits;
-}
+// The machine's read bandwidth, measured between the runs of a test.
+class BandwidthBeside {
+ public:
+  BandwidthBeside(bool wanted, int threads) {
+    if (wanted) bandwidth_.emplace(threads);
+  }
+  void sample() {
+    if (bandwidth_) samples_.push_back(bandwidth_->measure());
+  }
+  // Mean of the samples since the last call; 0 where nothing is measured.
+  double take() {
+    const double mean = summarize(samples_).mean;
+    for (const double sample : samples_) best_ = std::max(best_, sample);
+    samples_.clear();
+    return mean;
+  }
+  double best() const noexcept { return best_; }  // of all that were taken
+
+ private:
+  std::optional<ReadBandwidth> bandwidth_;
+  std::vector<double> samples_;
+  double best_ = 0;
+};
 
 // Stops between steps, and shows how far the test is.
-BenchStep step_hook(Progress& progress, const std::string& test) {
-  return [&progress, test](std::int64_t done, std::int64_t total) {
-    if (stop_requested()) throw_error(ErrorCode::cancelled, "interrupted");
-    progress.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total), test);
-  };
+BenchHooks hooks_for(const std::string& test, Progress& progress,
+                     std::function<void()> between_runs) {
+  return {[&progress, test](std::int64_t done, std::int64_t total) {
+            if (stop_requested()) throw_error(ErrorCode::cancelled, "interrupted");
+            progress.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total),
+                            test);
+          },
+          std::move(between_runs)};
 }
 
-void measure_speeds(const Options& options, const LoadedModel& loaded, KvType kv,
-                    BenchReport& report) {
-  Progress progress("bench", options.common.quiet);
-  if (options.prompt > 0) {
-    const BenchStep hook = step_hook(progress, fmt::format("prefill of {}", options.prompt));
-    report.prefill.push_back({options.prompt, bench_prefill(*loaded.model, *loaded.ws, kv,
-                                                            options.prompt, options.runs, hook)});
+void measure_prefill(const Options& options, const LoadedModel& loaded, KvType kv,
+                     Progress& progress, BenchReport& report) {
+  if (options.prompt == 0) return;
+  if (!options.no_limits) {
+    report.peak_gop_s = report.work.int8 ? measure_int8_peak(report.isa, report.threads)
+                                         : measure_fma_peak(report.isa, report.threads);
   }
+  const BenchHooks hooks = hooks_for(fmt::format("prefill of {}", options.prompt), progress, [] {});
+  report.prefill.push_back({options.prompt, bench_prefill(*loaded.model, *loaded.ws, kv,
+                                                          options.prompt, options.runs, hooks)});
+}
+
+void measure_decode(const Options& options, const LoadedModel& loaded, KvType kv,
+                    Progress& progress, BenchReport& report) {
   if (options.steps == 0) return;
+  BandwidthBeside bandwidth(!options.no_limits, report.threads);
   for (const std::int32_t batch : options.batches) {
-    const BenchStep hook = step_hook(progress, fmt::format("decode of {} sequences", batch));
-    report.decode.push_back(
-        {batch, options.steps,
-         bench_decode(*loaded.model, *loaded.ws, kv, batch, options.steps, options.runs, hook)});
+    const BenchHooks hooks = hooks_for(fmt::format("decode of {} sequences", batch), progress,
+                                       [&] { bandwidth.sample(); });
+    const Speed speed =
+        bench_decode(*loaded.model, *loaded.ws, kv, batch, options.steps, options.runs, hooks);
+    report.decode.push_back({batch, options.steps, speed, bandwidth.take()});
   }
+  report.read_gb_s = bandwidth.best();
 }
 
 int run(const Options& options) {
@@ -86,8 +115,11 @@ int run(const Options& options) {
   report.bits_per_weight = loaded.bits_per_weight;
   report.work = info.work;
   report.kv_bytes_per_token = kv_shape(info, kv).bytes_per_token();
-  if (!options.no_limits) report.limits = measure_limits(report);
-  measure_speeds(options, loaded, kv, report);
+  {
+    Progress progress("bench", options.common.quiet);
+    measure_prefill(options, loaded, kv, progress, report);
+    measure_decode(options, loaded, kv, progress, report);
+  }
   print(options.output == "json"  ? to_json(report)
         : options.output == "csv" ? to_csv(report)
                                   : to_markdown(report));

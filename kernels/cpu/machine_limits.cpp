@@ -6,17 +6,15 @@
 
 #include <algorithm>
 #include <chrono>
-#include <span>
 #include <vector>
 
-#include "kernels/buffer.h"
 #include "kernels/cpu/isa.h"
-#include "kernels/thread_pool.h"
 
 namespace tenfold {
 namespace {
 
-constexpr int kRounds = 10;
+constexpr int kPeakRounds = 10;
+constexpr int kReadRounds = 3;                            // of each kind of load
 constexpr std::size_t kReadChunk = std::size_t{1} << 20;  // a thread takes one at a time
 // Sums that are in flight at once: latency (4 or 5 cycles) times products a cycle (2).
 constexpr int kSums = 12;
@@ -162,10 +160,10 @@ using PeakLoop = void (*)(std::int64_t steps);
 
 // Units of 1e9 a second: the best round of `work()`, which does `amount` of them.
 template <typename Work>
-double best_rate(double amount, Work&& work) {
+double best_rate(int rounds, double amount, Work&& work) {
   using Clock = std::chrono::steady_clock;
   double best = 0;
-  for (int round = 0; round < kRounds; ++round) {
+  for (int round = 0; round < rounds; ++round) {
     const Clock::time_point start = Clock::now();
     work();
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
@@ -179,25 +177,27 @@ double peak(PeakLoop loop, int products_per_vector, int threads) {
   // Several pieces a thread: one that was kept busy elsewhere leaves its pieces to the others.
   const int pieces = threads * 4;
   const double operations = 2.0 * products_per_vector * kSums * static_cast<double>(kSteps);
-  return best_rate(operations * pieces, [&] { pool.run(pieces, [&](int, int) { loop(kSteps); }); });
+  return best_rate(kPeakRounds, operations * pieces,
+                   [&] { pool.run(pieces, [&](int, int) { loop(kSteps); }); });
 }
 
 }  // namespace
 
-double measure_read_bandwidth(int threads, std::size_t bytes) {
-  const std::size_t chunks = std::max<std::size_t>(1, bytes / kReadChunk);
-  const Buffer memory(chunks * kReadChunk);
-  fill(memory.data(), memory.bytes());  // untouched memory is one page of zeros
+ReadBandwidth::ReadBandwidth(int threads, std::size_t bytes)
+    : memory_(std::max<std::size_t>(1, bytes / kReadChunk) * kReadChunk), pool_(threads) {
+  fill(memory_.data(), memory_.bytes());  // untouched memory is one page of zeros
+}
+
+double ReadBandwidth::measure() {
   const CpuFeatures cpu = detect_cpu();
   std::vector<ReadLoop> loops = {read_16};
   if (cpu.avx2) loops.push_back(read_32);
   if (cpu.avx512) loops.push_back(read_64);
-  ThreadPool pool(threads);
   double best = 0;
   for (const ReadLoop loop : loops) {
-    const double rate = best_rate(static_cast<double>(memory.bytes()), [&] {
-      pool.run(static_cast<int>(chunks), [&](int chunk, int) {
-        loop(memory.data() + static_cast<std::size_t>(chunk) * kReadChunk, kReadChunk);
+    const double rate = best_rate(kReadRounds, static_cast<double>(memory_.bytes()), [&] {
+      pool_.run(static_cast<int>(memory_.bytes() / kReadChunk), [&](int chunk, int) {
+        loop(memory_.data() + static_cast<std::size_t>(chunk) * kReadChunk, kReadChunk);
       });
     });
     best = std::max(best, rate);

@@ -26,7 +26,7 @@ ProcessResult bench(const std::vector<std::string>& options) {
 
 TEST(Bench, JsonOfAShortRun) {
   const ProcessResult result = bench(
-      {"-p", "20", "-n", "3", "-b", "1,3", "-r", "2", "-o", "json", "--threads", "2", "--quiet"});
+      {"-p", "20", "-n", "3", "-b", "1,3", "-r", "1", "-o", "json", "--threads", "2", "--quiet"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_EQ(result.err, "");
   const json report = json::parse(result.out);
