@@ -1,6 +1,6 @@
 // One row per kernel, weight type, shape and ISA. Products report Gop/s, GB/s of weights and the
 // share of this machine's limit measured in the same run: FMA peak for prefill, read bandwidth for
-// decode. One thread.
+// decode. One thread; attention also with all.
 
 #include <benchmark/benchmark.h>
 
@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/attention_bench.h"
 #include "bench/packed_bench.h"
 #include "kernels/buffer.h"
 #include "kernels/cpu/isa.h"
@@ -57,35 +58,6 @@ void linear(benchmark::State& state, const KernelTable& kernels, WeightType type
   }
 }
 
-void attention(benchmark::State& state, const KernelTable& kernels) {
-  const std::int64_t queries = state.range(0), head_dim = state.range(1);
-  const std::int64_t page = kPageTokens * head_dim;
-  const Buffer pages(static_cast<std::size_t>(8 * page) * 2);
-  const void* k[4];
-  const void* v[4];
-  for (int p = 0; p < 4; ++p) {
-    k[p] = pages.data() + p * page * 2;
-    v[p] = pages.data() + (p + 4) * page * 2;
-  }
-  std::vector<float> data(static_cast<std::size_t>(queries * head_dim), 0.1f);
-  std::vector<const float*> q;
-  for (std::int64_t i = 0; i < queries; ++i) q.push_back(data.data() + i * head_dim);
-  const std::vector<std::int64_t> n_keys(static_cast<std::size_t>(queries), kAttentionChunk);
-  std::vector<float> max(n_keys.size()), sum(n_keys.size()), out(data.size());
-  std::vector<float> scratch(
-      static_cast<std::size_t>(kernels.attention_scratch(queries, head_dim)));
-  const AttentionChunkArgs args{k,          v,         nullptr,  KvType::f16,   head_dim,
-                                0.125f,     queries,   q.data(), n_keys.data(), max.data(),
-                                sum.data(), out.data()};
-  for (auto _ : state) {
-    kernels.attention_chunk(args, scratch.data());
-    benchmark::DoNotOptimize(out.data());
-  }
-  const double flop = 4.0 * static_cast<double>(queries * head_dim * kAttentionChunk);
-  state.counters["Gop/s"] = benchmark::Counter(
-      1e-9 * flop * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
-}
-
 void norm(benchmark::State& state, const KernelTable& kernels, bool rms) {
   const std::int64_t dim = state.range(0);
   const std::vector<float> x(static_cast<std::size_t>(dim), 0.3f);
@@ -129,12 +101,7 @@ void register_kernels(const KernelTable& kernels, double bandwidth) {
       bench->Args({2048, 2048, tokens});
     }
   }
-  benchmark::RegisterBenchmark((isa + "/attention_f16").c_str(),
-                               [&kernels](benchmark::State& state) { attention(state, kernels); })
-      ->Args({1, 64})
-      ->Args({3, 64})
-      ->Args({32, 64})
-      ->Args({32, 128});
+  register_attention(kernels);
   for (const bool rms : {true, false}) {
     benchmark::RegisterBenchmark(
         (isa + (rms ? "/rms_norm" : "/layer_norm")).c_str(),
