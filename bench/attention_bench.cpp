@@ -141,7 +141,7 @@ void attention(benchmark::State& state, const KernelTable& kernels, const Case& 
         1e-9 * n * static_cast<double>(c.keys * s.kv_heads) * static_cast<double>(key_bytes);
     state.counters["GB/s"] = Counter(gb, Counter::kIsRate);
     // Measured beside each row: what a virtual machine gets changes by the minute.
-    const double bandwidth = measure_read_bandwidth(c.threads, kCacheBytes);
+    const double bandwidth = ReadBandwidth(c.threads, kCacheBytes).measure();
     state.counters["read_GB/s"] = bandwidth;
     state.counters["of_read"] = Counter(gb / bandwidth, Counter::kIsRate);
   } else {
