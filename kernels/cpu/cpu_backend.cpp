@@ -10,7 +10,8 @@
 namespace tenfold {
 namespace {
 
-constexpr std::int64_t kElementsPerChunk = std::int64_t{16} * 1024;  // elementwise work worth a thread's wake-up
+constexpr std::int64_t kElementsPerChunk =
+    std::int64_t{16} * 1024;  // elementwise work worth a thread's wake-up
 
 }  // namespace
 
