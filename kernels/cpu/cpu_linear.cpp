@@ -22,14 +22,18 @@ WeightType weight_type(Format format) {
 
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
-// Rows a thread takes at a time: multiples of two panels, few enough that all threads find work.
+constexpr std::int64_t kFloatRowStep = 8;  // rows of a float tile
+
+// Rows a thread takes at a time: whole tiles, few enough that all threads find work.
 std::int64_t rows_per_chunk(const MatrixView& weight, std::int64_t tokens, int threads) {
   if (tokens > 1) return kRowStep;
   const std::size_t row_bytes =
       std::max<std::size_t>(1, weight.bytes() / static_cast<std::size_t>(weight.rows));
   const auto in_cache = static_cast<std::int64_t>(kChunkBytes / row_bytes);
   const std::int64_t share = weight.rows / (4 * threads);
-  return std::max(kRowStep, round_up(std::min(in_cache, share), kRowStep));
+  const bool packed = is_packed(weight.bands.front().format);
+  const std::int64_t step = packed || weight.n_bands > 1 ? kRowStep : kFloatRowStep;
+  return std::max(step, round_up(std::min(in_cache, share), step));
 }
 
 PackedBand packed_band(const Band& band, std::int64_t rows) {
