@@ -82,11 +82,11 @@ void import_panel(const TensorSource& tensor, std::int64_t panel,
       const std::byte* block =
           tensor.data.data() +
           static_cast<std::size_t>((first_row + r) * n_groups + g) * block_bytes;
-      std::memcpy(scale + r * 2, block, 2);
+      std::memcpy(scale + std::ptrdiff_t{r} * 2, block, 2);
       if (exact.min_kind == MinKind::f16) {
         std::memcpy(min + (at * kPanelRows + r) * 2, block + 2, 2);
       }
-      unpack_codes(exact, block, codes + r * kBlock);
+      unpack_codes(exact, block, codes + std::ptrdiff_t{r} * kBlock);
     }
     if (exact.min_kind == MinKind::zero) pack_zeros(exact.format, zeros, min + at * 2 * bits);
     pack_panel(exact.format, codes, n_rows, kBlock,

@@ -23,7 +23,9 @@ float inverse(const Grid& grid) { return grid.scale > 0 ? 1.0f / grid.scale : 0.
 
 float nearest_code(float weight, const Grid& grid, float inverse_scale, float top) {
   const float place = std::min(std::max((weight - grid.min) * inverse_scale, 0.0f), top);
-  return static_cast<float>(static_cast<std::int32_t>(place + 0.5f));
+  // Not negative and at most 255; lround would keep the compiler from using vectors.
+  return static_cast<float>(
+      static_cast<std::int32_t>(place + 0.5f));  // NOLINT(bugprone-incorrect-roundings)
 }
 
 // Eight running sums keep the compiler free to use vectors, and the order of additions fixed.

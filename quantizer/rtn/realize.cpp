@@ -93,9 +93,10 @@ double realize_group(const float* rows, int n_rows, std::int64_t row_stride, con
     const Grid grid = fit_group(weights, {bits, band.min_kind, range});
     encode_group(weights, grid, bits, codes + r * band.cols() + begin);
     error += grid.error;
-    std::memcpy(place.scale + r * 2, &grid.scale_bits, 2);
+    std::memcpy(place.scale + std::ptrdiff_t{r} * 2, &grid.scale_bits, 2);
     zeros[r] = static_cast<std::uint8_t>(grid.min_bits);
-    if (band.min_kind == MinKind::f16) std::memcpy(place.min + r * 2, &grid.min_bits, 2);
+    if (band.min_kind == MinKind::f16)
+      std::memcpy(place.min + std::ptrdiff_t{r} * 2, &grid.min_bits, 2);
   }
   if (band.min_kind == MinKind::zero) pack_zeros(band.format, zeros, place.min);
   return error;
@@ -184,6 +185,7 @@ double sampled_error(const RowReader& source, const MatrixPlan& plan, ThreadPool
   const std::int64_t sampled = std::min(panels, all);
   std::vector<PanelReader> panel_readers = readers(source, plan, pool);
   std::vector<QuantizedMatrix> outs;
+  outs.reserve(static_cast<std::size_t>(pool.size()));
   for (int thread = 0; thread < pool.size(); ++thread) {
     outs.push_back(allocate_matrix(layout_of(plan, kPanelRows, source.cols())));
   }
