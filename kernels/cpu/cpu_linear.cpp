@@ -10,7 +10,7 @@
 namespace tenfold {
 namespace {
 
-constexpr std::size_t kChunkBytes = 64u << 10;  // of weights a thread takes at a time when decoding
+constexpr std::size_t kChunkBytes = 256u << 10;  // of weights a thread takes at a time when decoding
 constexpr std::int64_t kRowStep = kPackedPanels * kPanelRows;
 constexpr std::int64_t kPrepareAlone = 4;  // tokens up to which the input is prepared by one thread
 
@@ -22,7 +22,7 @@ WeightType weight_type(Format format) {
 
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
-constexpr std::int64_t kFloatRowStep = 8;  // rows of a float tile
+constexpr std::int64_t kFloatRowStep = 4;  // rows of a float tile
 
 // Rows a thread takes at a time: whole tiles, few enough that all threads find work.
 std::int64_t rows_per_chunk(const MatrixView& weight, std::int64_t tokens, int threads) {

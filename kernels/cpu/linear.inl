@@ -5,9 +5,10 @@
 // and is folded once at the end: the sum does not depend on the tile it was computed in, so decode,
 // prefill and batches agree bit for bit.
 //
-// Few tokens: 8 rows stream from memory at once and are widened in registers; bytes read per weight
-// are those of its type. Many tokens: a chunk of rows is widened once to f32 in scratch (L2), and
-// tiles of 4 rows x tile_tokens tokens run over blocks of tokens that stay in L2 beside it.
+// One token: whole cache lines of 4 short rows in turn, or of one long row after the other, which
+// is what the prefetchers follow best. Few: 4 rows at once, widened in registers. Many tokens: a
+// chunk of rows is widened once to f32 in scratch (L2), and tiles of 4 rows x tile_tokens tokens
+// run over blocks of tokens that stay in L2 beside it.
 
 template <WeightType type>
 static inline F32 load_weight(const void* row, std::int64_t c) {
@@ -34,9 +35,7 @@ static constexpr std::int64_t weight_bytes(WeightType type) {
   return type == WeightType::f32 ? 4 : 2;
 }
 
-static constexpr std::int64_t kShortRowBytes = 2048;
-
-// out[t * 4 + r] for R = 4 or 8 (r / 4 selects a block of 4 * T floats), out[t] for R = 1.
+// out[t * 4 + r] for R = 4, out[t] for R = 1.
 template <int R, int T, WeightType type>
 static inline void dot_tile(const char* w, std::int64_t w_stride, const float* x, std::int64_t ldx,
                             std::int64_t cols, float* out) {
@@ -46,20 +45,8 @@ static inline void dot_tile(const char* w, std::int64_t w_stride, const float* x
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) acc[r][t] = zero();
   }
-  // Rows too short for the hardware prefetcher to find its stride: the next R rows are one run of
-  // memory, fetched at the pace at which these are read.
-  const bool short_rows = R == 8 && type != WeightType::f32 && w_stride <= kShortRowBytes;
-  const char* ahead = w + R * w_stride;
   std::int64_t c = 0;
   for (; c + F32::width <= cols; c += F32::width) {
-    if (short_rows) {
-      constexpr std::int64_t kStep = R * F32::width * weight_bytes(type);
-      __builtin_prefetch(ahead);
-      if (kStep > 64) __builtin_prefetch(ahead + 64);
-      if (kStep > 128) __builtin_prefetch(ahead + 128);
-      if (kStep > 192) __builtin_prefetch(ahead + 192);
-      ahead += kStep;
-    }
     F32 xv[T];
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) xv[t] = load(x + t * ldx + c);
@@ -87,13 +74,58 @@ static inline void dot_tile(const char* w, std::int64_t w_stride, const float* x
     for (int t = 0; t < T; ++t) out[t] = hsum(acc[0][t]);
   } else {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r += 4) {
+    for (int t = 0; t < T; ++t) hsum4(acc[0][t], acc[1][t], acc[2][t], acc[3][t], out + t * 4);
+  }
+}
+
+// Adds columns [c, cols) of R rows to acc, V vectors of a row before the next row's.
+template <int R, int V, WeightType type>
+static inline void walk_rows(const char* w, std::int64_t w_stride, const float* x,
+                             std::int64_t cols, const char* ahead, F32* acc) {
+  constexpr std::int64_t kStep = V * F32::width;
+  std::int64_t c = 0;
+  for (; c + kStep <= cols; c += kStep) {
+    if (R > 1) {
+      for (std::int64_t i = 0; i < R * kStep * weight_bytes(type); i += 64) {
+        __builtin_prefetch(ahead + i);
+      }
+      ahead += R * kStep * weight_bytes(type);
+    }
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        hsum4(acc[r][t], acc[r + 1][t], acc[r + 2][t], acc[r + 3][t], out + r * T + t * 4);
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const std::int64_t at = c + v * F32::width;
+        acc[r] = fma(load_weight<type>(w + r * w_stride, at), load(x + at), acc[r]);
       }
     }
   }
+  for (; c < cols; c += F32::width) {
+    const int n = static_cast<int>(cols - c < F32::width ? cols - c : F32::width);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      acc[r] = fma(load_weight_n<type>(w + r * w_stride, c, n), load_n(x + c, n), acc[r]);
+    }
+  }
+}
+
+static constexpr std::int64_t kShortRowBytes = 2048;  // the hardware prefetcher starts too late
+
+// Four rows, one token.
+template <WeightType type>
+static inline void dot_rows(const char* w, std::int64_t w_stride, const float* x, std::int64_t cols,
+                            float* out) {
+  constexpr std::int64_t vector_bytes = F32::width * weight_bytes(type);
+  constexpr int kLineVectors = vector_bytes >= 64 ? 1 : vector_bytes >= 32 ? 2 : 4;
+  F32 acc[4] = {zero(), zero(), zero(), zero()};
+  if (w_stride <= kShortRowBytes) {
+    walk_rows<4, kLineVectors, type>(w, w_stride, x, cols, w + 4 * w_stride, acc);
+  } else {
+    for (int r = 0; r < 4; ++r) {
+      walk_rows<1, 4, type>(w + r * w_stride, w_stride, x, cols, nullptr, acc + r);
+    }
+  }
+  hsum4(acc[0], acc[1], acc[2], acc[3], out);
 }
 
 static inline void finish_output(const LinearArgs& a, std::int64_t r, std::int64_t t, float sum) {
@@ -110,7 +142,7 @@ static inline void linear_tile(const LinearArgs& a, const char* w, std::int64_t 
   dot_tile<R, T, type>(w, w_stride, a.x + t * a.ldx, a.ldx, a.cols, out);
   for (int j = 0; j < T; ++j) {
     for (int i = 0; i < R; ++i) {
-      finish_output(a, r + i, t + j, R == 1 ? out[j] : out[(i / 4) * 4 * T + j * 4 + i % 4]);
+      finish_output(a, r + i, t + j, out[j * R + i]);
     }
   }
 }
@@ -129,8 +161,10 @@ template <WeightType type>
 static void linear_few(const LinearArgs& a, std::int64_t r, std::int64_t r_end) {
   const std::int64_t stride = a.cols * weight_bytes(type);
   const char* base = static_cast<const char*>(a.weight);
-  if (a.tokens == 1) {
-    for (; r + 8 <= r_end; r += 8) linear_tile<8, 1, type>(a, base + r * stride, stride, r, 0);
+  for (; a.tokens == 1 && r + 4 <= r_end; r += 4) {
+    float out[4];
+    dot_rows<type>(base + r * stride, stride, a.x, a.cols, out);
+    for (int i = 0; i < 4; ++i) finish_output(a, r + i, 0, out[i]);
   }
   for (; r + 4 <= r_end; r += 4) {
     linear_tokens<4, type>(a, base + r * stride, stride, r, 0, a.tokens);

@@ -26,6 +26,17 @@ template <int N, typename Function>
   }
 }
 
+// Once for each vector of 16 rows, unrolled where they are few: the scalar unit's sixteen would
+// only cost compile time.
+template <typename Function>
+[[gnu::always_inline]] static inline void each_vector(Function&& function) {
+  if constexpr (kVectors <= 2) {
+    unroll<kVectors>([&](auto i) __attribute__((always_inline)) { function(decltype(i)::value); });
+  } else {
+    for (int v = 0; v < kVectors; ++v) function(v);
+  }
+}
+
 // The codes of columns 4k ... 4k + 3 of a block, as bytes. For a format of one plane `block` may be
 // any line of it and k a field of that line.
 template <typename F, int k>
@@ -165,14 +176,12 @@ template <typename F>
   GroupRows rows;
   const std::int64_t index = panel * band.groups + group;
   const auto* scale = reinterpret_cast<const std::uint16_t*>(band.scale) + index * kPanelRows;
-  unroll<kVectors>([&](auto i) __attribute__((always_inline)) {
-    constexpr int v = decltype(i)::value;
+  each_vector([&](int v) __attribute__((always_inline)) {
     rows.scale[v] = load_f16(scale + v * F32::width);
   });
   if (band.min_kind == 2) {  // MinKind::f16
     const auto* min = reinterpret_cast<const std::uint16_t*>(band.min) + index * kPanelRows;
-    unroll<kVectors>([&](auto i) __attribute__((always_inline)) {
-      constexpr int v = decltype(i)::value;
+    each_vector([&](int v) __attribute__((always_inline)) {
       rows.min[v] = load_f16(min + v * F32::width);
     });
     return rows;
@@ -180,8 +189,7 @@ template <typename F>
   F32 zeros[kVectors];
   if (band.min_kind == 0) {  // MinKind::zero
     const std::byte* packed = band.min + index * (2 * F::bits);
-    unroll<kVectors>([&](auto i)
-                         __attribute__((always_inline)) { zeros[decltype(i)::value] = zero(); });
+    each_vector([&](int v) __attribute__((always_inline)) { zeros[v] = zero(); });
     int before = 0;
     unroll<F::n_planes>([&](auto p) __attribute__((always_inline)) {
       constexpr Plane plane = F::planes[decltype(p)::value];
@@ -190,12 +198,9 @@ template <typename F>
     });
   } else {
     constexpr float middle = static_cast<float>((1 << F::bits) - 1) * 0.5f;
-    unroll<kVectors>([&](auto i) __attribute__((always_inline)) {
-      zeros[decltype(i)::value] = set1(middle);
-    });
+    each_vector([&](int v) __attribute__((always_inline)) { zeros[v] = set1(middle); });
   }
-  unroll<kVectors>([&](auto i) __attribute__((always_inline)) {
-    constexpr int v = decltype(i)::value;
+  each_vector([&](int v) __attribute__((always_inline)) {
     rows.min[v] = sub(zero(), mul(rows.scale[v], zeros[v]));
   });
   return rows;
@@ -210,8 +215,7 @@ template <int bits>
   to_floats(dots, sums);
   const F32 d = set1(block_scale);
   const F32 s = set1(block_sum);
-  unroll<kVectors>([&](auto i) __attribute__((always_inline)) {
-    constexpr int v = decltype(i)::value;
+  each_vector([&](int v) __attribute__((always_inline)) {
     acc[v] = fma(mul(scale[v], d), sums[v], acc[v]);
     acc[v] = fma(min[v], s, acc[v]);
   });

@@ -31,6 +31,9 @@ std::span<const std::byte> map(int fd, const std::string& path) {
   void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
   if (address == MAP_FAILED)
     throw_file_error(path, "cannot be mapped ({} bytes): {}", size, reason(errno));
+  // Pages of 4 KiB cost a decode step a quarter of its time in address translation. A kernel that
+  // caches this file system in huge pages (ext4 from 6.16 on) maps them; others ignore it.
+  ::madvise(address, size, MADV_HUGEPAGE);
   return {static_cast<const std::byte*>(address), size};
 }
 

@@ -13,8 +13,9 @@
 namespace tenfold {
 namespace {
 
-constexpr std::size_t kBufferBytes = 1u << 20;
-constexpr std::size_t kMaxWriteBytes = 1u << 30;  // one write(2) takes at most 2 GiB
+// Written in whole pieces of this size: what a file is written in is what the kernel keeps it in, and
+// pieces of 2 MiB and more it can map with huge pages.
+constexpr std::size_t kBufferBytes = 4u << 20;
 constexpr int kMaxAttempts = 100;
 
 [[noreturn]] void fail(const std::string& path, std::string_view what, int error) {
@@ -79,27 +80,24 @@ OutputFile::~OutputFile() {
 void OutputFile::write(std::string_view text) { write(std::as_bytes(std::span(text))); }
 
 void OutputFile::write(std::span<const std::byte> data) {
-  if (data.size() > kBufferBytes - buffer_.size()) flush();
-  if (data.size() > kBufferBytes) {
-    write_all(data);
-  } else {
-    buffer_.insert(buffer_.end(), data.begin(), data.end());
-  }
   position_ += data.size();
+  while (!data.empty()) {
+    const std::size_t n = std::min(data.size(), kBufferBytes - buffer_.size());
+    buffer_.insert(buffer_.end(), data.begin(), data.begin() + static_cast<std::ptrdiff_t>(n));
+    data = data.subspan(n);
+    if (buffer_.size() == kBufferBytes) flush();
+  }
 }
 
 void OutputFile::flush() {
-  write_all(buffer_);
-  buffer_.clear();
-}
-
-void OutputFile::write_all(std::span<const std::byte> data) {
+  std::span<const std::byte> data(buffer_);
   while (!data.empty()) {
-    const ssize_t n = ::write(fd_, data.data(), std::min(data.size(), kMaxWriteBytes));
+    const ssize_t n = ::write(fd_, data.data(), data.size());
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) fail(path_, "cannot be written", errno);
     data = data.subspan(static_cast<std::size_t>(n));
   }
+  buffer_.clear();
 }
 
 void OutputFile::commit() {

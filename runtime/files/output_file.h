@@ -31,7 +31,6 @@ class OutputFile {
 
  private:
   void flush();
-  void write_all(std::span<const std::byte> data);
   std::string path_, temporary_;  // temporary_ is empty once renamed
   bool overwrite_ = false;
   int fd_ = -1;
