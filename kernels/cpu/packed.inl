@@ -68,35 +68,53 @@ static inline Extent extent_of(std::int64_t cols) {
   return {n / kBlockCols, (n % kBlockCols + per_line - 1) / per_line};
 }
 
-// Sums of the fields of a plane, each in its place: sum i belongs to field i % fields and carries
-// its position as a factor. At least four, so that one sum need not wait for the last.
+static constexpr std::int64_t kAheadBytes = 2048;  // fetched before it is read
+
+// Fields of a line whose products share a sum keep their place within a nibble: sum i belongs to
+// the fields k with k % field_sums == i and carries the place as a factor. Four sums, so that one
+// need not wait for the last; for 1 bit, whose fields are eight, the upper four are moved down
+// first: one shift a line for four shifts and additions less a block.
+constexpr int kFieldSums = 4;
 template <int bits>
-constexpr int field_sums() {
-  return 8 / bits < 4 ? 4 : 8 / bits;
+constexpr int place_of(int sum) {
+  return sum % (8 / bits) * bits;
+}
+
+template <int bits, int total>
+[[gnu::always_inline]] static inline void add_fields(const Line& codes, const std::int8_t* x,
+                                                     Dots<total>* sums) {
+  constexpr int fields = 8 / bits;
+  Line line = in_register(codes);
+  unroll<fields>([&](auto f) __attribute__((always_inline)) {
+    constexpr int field = decltype(f)::value;
+    // What a shift of wider lanes brings into the upper nibbles is masked below.
+    if constexpr (field == kFieldSums) line = bits_of<kFieldSums * bits, 0xff>(line);
+    constexpr int place = field % kFieldSums * bits;
+    accumulate(sums[field % kFieldSums], bits_of<0, ((1 << bits) - 1) << place>(line),
+               x + field * 4);
+  });
 }
 
 // One token: fields are masked, not shifted, and their sums shifted once at the end.
 template <typename F>
 [[gnu::always_inline]] static inline void dot_in_place(const std::byte* lines, Extent extent,
                                                        const std::int8_t* x, Dots<F::bits>* out) {
-  Dots<F::bits> sums[F::n_planes][8];
-  unroll<F::n_planes * 8>([&](auto i) __attribute__((always_inline)) {
-    clear(sums[decltype(i)::value / 8][decltype(i)::value % 8]);
+  Dots<F::bits> sums[F::n_planes][kFieldSums];
+  unroll<F::n_planes * kFieldSums>([&](auto i) __attribute__((always_inline)) {
+    clear(sums[decltype(i)::value / kFieldSums][decltype(i)::value % kFieldSums]);
   });
   for (int b = 0; b < extent.blocks; ++b) {
+    unroll<F::bits>([&](auto l) __attribute__((always_inline)) {
+      __builtin_prefetch(lines + kAheadBytes + decltype(l)::value * kLineBytes);
+    });
     int before = 0;
     unroll<F::n_planes>([&](auto p) __attribute__((always_inline)) {
       constexpr int bits = F::planes[decltype(p)::value].bits;
       constexpr int fields = 8 / bits;
       unroll<bits>([&](auto l) __attribute__((always_inline)) {
-        const Line line =
-            in_register(load_line(lines + (before + decltype(l)::value) * kLineBytes));
-        unroll<fields>([&](auto f) __attribute__((always_inline)) {
-          constexpr int field = decltype(f)::value;
-          constexpr int k = decltype(l)::value * fields + field;
-          accumulate(sums[decltype(p)::value][k % field_sums<bits>()],
-                     bits_of<0, ((1 << bits) - 1) << field * bits>(line), x + k * 4);
-        });
+        constexpr int first = decltype(l)::value * fields;
+        add_fields<bits>(load_line(lines + (before + decltype(l)::value) * kLineBytes),
+                         x + first * 4, sums[decltype(p)::value] + first % kFieldSums);
       });
       before += bits;
     });
@@ -106,12 +124,7 @@ template <typename F>
   if constexpr (F::n_planes == 1) {
     constexpr int fields = 8 / F::bits;
     for (int l = 0; l < extent.lines; ++l) {
-      const Line line = in_register(load_line(lines));
-      unroll<fields>([&](auto k) __attribute__((always_inline)) {
-        constexpr int field = decltype(k)::value;
-        accumulate(sums[0][field], bits_of<0, ((1 << F::bits) - 1) << field * F::bits>(line),
-                   x + field * 4);
-      });
+      add_fields<F::bits>(load_line(lines), x, sums[0]);
       lines += kLineBytes;
       x += fields * 4;
     }
@@ -119,8 +132,8 @@ template <typename F>
   clear(*out);
   unroll<F::n_planes>([&](auto p) __attribute__((always_inline)) {
     constexpr Plane plane = F::planes[decltype(p)::value];
-    unroll<field_sums<plane.bits>()>([&](auto i) __attribute__((always_inline)) {
-      constexpr int right = decltype(i)::value % (8 / plane.bits) * plane.bits;
+    unroll<kFieldSums>([&](auto i) __attribute__((always_inline)) {
+      constexpr int right = place_of<plane.bits>(decltype(i)::value);
       add_shifted<right, plane.shift>(*out, sums[decltype(p)::value][decltype(i)::value]);
     });
   });
@@ -264,38 +277,38 @@ static inline void finish_panel(const PackedArgs& a, std::int64_t panel, std::in
   }
 }
 
-static constexpr std::int64_t kAheadBytes = 2048;  // fetched before it is read
-
+// Adds one band of one panel to acc[T]. What a block needs is kept in pointers that move along: at
+// one bit a block is 32 products, and finding its place could cost as much.
 template <typename F, int T>
 static void band_rows(const PackedBand& band, std::int64_t panel, const Tile<T>& tile,
                       F32 (*acc)[kVectors]) {
-  const std::byte* lines = band.codes + panel * band.panel_code_bytes;
   const PreparedBand& input = band.input;
   const std::int64_t block_bytes = input.block / kBlockCols * F::bits * kLineBytes;
   const std::int64_t per_group = band.group / input.block;
-  std::int64_t group = -1;
-  GroupRows rows;
-  std::int64_t b = 0;
-  for (std::int64_t begin = 0; begin < band.cols; begin += input.block, ++b) {
-    const std::int64_t left = band.cols - begin;
-    const Extent extent = extent_of<F>(left < input.block ? left : input.block);
-    if (T == 1) {
-      for (std::int64_t i = 0; i < block_bytes; i += 64)
-        __builtin_prefetch(lines + kAheadBytes + i);
+  const std::byte* lines = band.codes + panel * band.panel_code_bytes;
+  const std::int8_t* x = tile.codes + std::int64_t{input.dword} * T * 4;
+  const float* scale = tile.scale + std::int64_t{input.first_block} * T;
+  const float* sum = tile.sum + std::int64_t{input.first_block} * T;
+  std::int64_t left = band.cols;
+  for (std::int64_t group = 0; left > 0; ++group) {
+    const GroupRows rows = load_group<F>(band, panel, group);
+    for (std::int64_t b = 0; b < per_group && left > 0; ++b) {
+      const Extent extent = extent_of<F>(left < input.block ? left : input.block);
+      for (int plane = 0; plane < tile.planes; ++plane) {
+        Dots<F::bits> dots[T];
+        dot_lines<F, T>(lines, extent, x + plane * tile.dwords * T * 4, dots);
+        const std::int64_t at = plane * tile.blocks * T;
+        unroll<T>([&](auto t) __attribute__((always_inline)) {
+          constexpr int i = decltype(t)::value;
+          add_block(dots[i], rows.scale, rows.min, scale[at + i], sum[at + i], acc[i]);
+        });
+      }
+      lines += block_bytes;
+      x += input.block * T;
+      scale += T;
+      sum += T;
+      left -= input.block;
     }
-    if (const std::int64_t g = b / per_group; g != group)
-      rows = load_group<F>(band, panel, group = g);
-    for (int plane = 0; plane < tile.planes; ++plane) {
-      Dots<F::bits> dots[T];
-      dot_lines<F, T>(lines, extent,
-                      tile.codes + (plane * tile.dwords + input.dword + begin / 4) * T * 4, dots);
-      const std::int64_t at = (plane * tile.blocks + input.first_block + b) * T;
-      unroll<T>([&](auto t) __attribute__((always_inline)) {
-        constexpr int i = decltype(t)::value;
-        add_block(dots[i], rows.scale, rows.min, tile.scale[at + i], tile.sum[at + i], acc[i]);
-      });
-    }
-    lines += block_bytes;
   }
 }
 

@@ -89,7 +89,7 @@ std::vector<TensorSource> read_all(std::span<const std::byte> bytes) {
   void* memory = nullptr;
   if (::posix_memalign(&memory, 4096, std::max<std::size_t>(bytes.size(), 1)) != 0) std::abort();
   const std::unique_ptr<void, decltype(&std::free)> owner(memory, &std::free);
-  std::memcpy(memory, bytes.data(), bytes.size());
+  std::copy(bytes.begin(), bytes.end(), static_cast<std::byte*>(memory));
   const auto contents = parse_gguf({static_cast<const std::byte*>(memory), bytes.size()}, "m.gguf");
   for (const StoredMatrix& matrix : read_packed_matrices(contents.metadata, contents.tensors)) {
     std::vector<float> row(static_cast<std::size_t>(matrix.view.cols));
