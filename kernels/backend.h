@@ -83,7 +83,9 @@ class Backend {
                    double* nll) = 0;
 };
 
-// How activations meet packed weights: one int8 code a value, or two (about 15 bits).
+// How activations meet packed weights. int8: one code a value in steps of its block's largest, and
+// a second one for the rest in the blocks that hold an outlier (more than six times the root mean
+// square of the token's input). int8x2: two codes everywhere, about 15 bits.
 enum class Activations { int8, int8x2 };
 
 struct CpuOptions {

@@ -17,13 +17,14 @@ constexpr std::int64_t kElementsPerChunk =
 
 CpuBackend::CpuBackend(const KernelTable& kernels, int threads, Activations activations)
     : kernels_(&kernels),
-      planes_(activations == Activations::int8x2 ? 2 : 1),
+      activations_(activations),
       pool_(threads),
       scratch_(static_cast<std::size_t>(threads)) {}
 
 std::string CpuBackend::description() const {
   return fmt::format("CPU {}, {} thread{}{}", kernels_->isa, pool_.size(),
-                     pool_.size() == 1 ? "" : "s", planes_ == 2 ? ", int8x2 activations" : "");
+                     pool_.size() == 1 ? "" : "s",
+                     activations_ == Activations::int8x2 ? ", int8x2 activations" : "");
 }
 
 void CpuBackend::rms_norm(const float* x, const float* weight, float eps, std::int64_t tokens,

@@ -46,7 +46,7 @@ class CpuBackend : public Backend {
     std::array<PreparedBand, kMaxBands> bands;
     int n_bands = 0;
     PreparedInput input;
-    Scratch codes, scale, sum;
+    Scratch codes, scale, sum, second;
   };
   // Bands of a part that one kernel call walks: packed ones together, a float one alone.
   struct Run {
@@ -71,7 +71,7 @@ class CpuBackend : public Backend {
   void run_rows(const Part& part, std::int64_t begin, std::int64_t end, int thread);
 
   const KernelTable* kernels_;
-  int planes_;
+  Activations activations_;
   ThreadPool pool_;
   std::vector<Scratch> scratch_;  // one a thread
   Scratch partials_;

@@ -10,8 +10,11 @@
 namespace tenfold {
 namespace {
 
-constexpr std::size_t kChunkBytes = 256u << 10;  // of weights a thread takes at a time when decoding
+constexpr std::size_t kChunkBytes = 256u
+                                    << 10;  // of weights a thread takes at a time when decoding
 constexpr std::int64_t kRowStep = kPackedPanels * kPanelRows;
+// Where the default mode spends a second code; LLM.int8() found outliers from the same size on.
+constexpr float kOutlier = 6.0f;
 constexpr std::int64_t kPrepareAlone = 4;  // tokens up to which the input is prepared by one thread
 
 WeightType weight_type(Format format) {
@@ -81,7 +84,8 @@ const PreparedInput& CpuBackend::prepared_for(const MatrixView& weight, std::int
   p.map = weight.map;
   p.n_bands = static_cast<int>(bands.size());
   p.input.tokens = tokens;
-  p.input.planes = planes_;
+  p.input.planes = 2;
+  p.input.outlier = activations_ == Activations::int8x2 ? 0.0f : kOutlier;
   p.input.dwords = p.input.blocks = 0;
   for (std::size_t b = 0; b < bands.size(); ++b) {
     PreparedBand& input = bands[b].input;
@@ -91,10 +95,11 @@ const PreparedInput& CpuBackend::prepared_for(const MatrixView& weight, std::int
     p.input.blocks += (input.cols + input.block - 1) / input.block;
     p.bands[b] = input;
   }
-  const auto copies = static_cast<std::size_t>(tokens * planes_);
+  const auto copies = static_cast<std::size_t>(tokens * p.input.planes);
   p.input.codes = p.codes.get<std::int8_t>(copies * static_cast<std::size_t>(p.input.dwords) * 4);
   p.input.scale = p.scale.get<float>(copies * static_cast<std::size_t>(p.input.blocks));
   p.input.sum = p.sum.get<float>(copies * static_cast<std::size_t>(p.input.blocks));
+  p.input.second = p.second.get<std::uint8_t>(static_cast<std::size_t>(tokens * p.input.blocks));
   return p.input;
 }
 

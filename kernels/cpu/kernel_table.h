@@ -29,18 +29,23 @@ struct LinearArgs {
 };
 
 // Activations as the packed kernels read them: int8 codes with one scale a token and block of at
-// most 128 columns, x = scale * code. In the precise mode a second plane holds the rounding errors,
-// its scale 1/254 of the first's. Tokens are cut into tiles of packed_tile() tokens; the tile that
+// most 128 columns, x = scale * code. A second plane holds the rounding errors of the blocks that
+// need it, its scale 1/254 of the first's: those whose largest value exceeds `outlier` times the
+// root mean square of the token's input, which leaves the block's others few steps. Kernels skip it
+// where no token of a tile does. Tokens are cut into tiles of packed_tile() tokens; the tile that
 // begins at token t lies at planes * t times the size of one token and plane:
-//   codes [planes][dwords][tile][4 consecutive columns], scale and sum [planes][blocks][tile].
+//   codes [planes][dwords][tile][4 consecutive columns], scale and sum [planes][blocks][tile],
+// and `second` at t times the blocks of one token: [blocks], 1 where the second plane counts.
 struct PreparedInput {
   std::int64_t tokens = 0;
-  int planes = 1;
+  int planes = 1;           // 1: there is no second plane
+  float outlier = 0;        // 0: every block needs it
   std::int64_t dwords = 0;  // of one token: 4 columns each, bands padded to 32 columns
   std::int64_t blocks = 0;  // of one token
   std::int8_t* codes = nullptr;
   float* scale = nullptr;
-  float* sum = nullptr;  // scale * sum of the block's codes: what a group's minimum meets
+  float* sum = nullptr;            // scale * sum of the block's codes: what a group's minimum meets
+  std::uint8_t* second = nullptr;  // where planes == 2
 };
 
 // A band's share of the prepared input.

@@ -240,8 +240,12 @@ struct Tile {
   const std::int8_t* codes;  // [planes][dwords][T][4]
   const float* scale;        // [planes][blocks][T]
   const float* sum;
+  const std::uint8_t* second;  // [blocks] or null
   std::int64_t dwords, blocks;
-  int planes;
+
+  int planes(std::int64_t block) const noexcept {
+    return second == nullptr ? 1 : 1 + second[block];
+  }
 };
 template <int T>
 static inline Tile<T> tile_at(const PreparedInput& x, std::int64_t t) {
@@ -249,9 +253,9 @@ static inline Tile<T> tile_at(const PreparedInput& x, std::int64_t t) {
   return {x.codes + at * x.dwords * 4,
           x.scale + at * x.blocks,
           x.sum + at * x.blocks,
+          x.planes == 2 ? x.second + t * x.blocks : nullptr,
           x.dwords,
-          x.blocks,
-          x.planes};
+          x.blocks};
 }
 
 // One output panel of T tokens: y = acc + bias, or y += ...
@@ -289,12 +293,14 @@ static void band_rows(const PackedBand& band, std::int64_t panel, const Tile<T>&
   const std::int8_t* x = tile.codes + std::int64_t{input.dword} * T * 4;
   const float* scale = tile.scale + std::int64_t{input.first_block} * T;
   const float* sum = tile.sum + std::int64_t{input.first_block} * T;
+  std::int64_t block = input.first_block;
   std::int64_t left = band.cols;
   for (std::int64_t group = 0; left > 0; ++group) {
     const GroupRows rows = load_group<F>(band, panel, group);
     for (std::int64_t b = 0; b < per_group && left > 0; ++b) {
       const Extent extent = extent_of<F>(left < input.block ? left : input.block);
-      for (int plane = 0; plane < tile.planes; ++plane) {
+      const int planes = tile.planes(block++);
+      for (int plane = 0; plane < planes; ++plane) {
         Dots<F::bits> dots[T];
         dot_lines<F, T>(lines, extent, x + plane * tile.dwords * T * 4, dots);
         const std::int64_t at = plane * tile.blocks * T;
@@ -476,8 +482,10 @@ static void widened_tile(const PackedBand& band, const Widened& weights, std::in
     const std::int64_t left = end - col;
     const std::int64_t cols = left < input.block ? left : input.block;
     const int steps = static_cast<int>((cols + 3) / 4);
-    for (int plane = 0; plane < tile.planes; ++plane) {
-      const std::int64_t at = (plane * tile.blocks + input.first_block + col / input.block) * T;
+    const std::int64_t block = input.first_block + col / input.block;
+    const int planes = tile.planes(block);
+    for (int plane = 0; plane < planes; ++plane) {
+      const std::int64_t at = (plane * tile.blocks + block) * T;
       widened_block<bits, P, T>(weights.bytes + (col - begin) / 4 * kLineBytes, steps,
                                 tile.codes + (plane * tile.dwords + input.dword + col / 4) * T * 4,
                                 weights.scale + b * P * kPanelRows,
@@ -553,98 +561,150 @@ static void linear_packed(const PackedArgs& a, std::int64_t panel_begin, std::in
   }
 }
 
-// x -> int8 codes of one block of one token: n columns, padded with zeros to whole 32s. Values
-// below 2^-126 * 127 in magnitude count as zero, so that 1 / scale stays finite.
-static inline void quantize_block(float* values, std::int64_t n, std::int8_t* codes, float* scale,
-                                  float* sum) {
-  F32 magnitude = zero();
-  for (std::int64_t i = 0; i < n; i += F32::width) {
-    const F32 v = load(values + i);
-    magnitude = max(magnitude, max(v, sub(zero(), v)));
-  }
-  const float largest = hmax(magnitude);
-  const float step = largest / 127.0f;
-  const bool nothing = !(step >= 1.17549435e-38f);
-  const float inverse = nothing ? 0.0f : 1.0f / step;
-  std::int32_t total = 0;
+// Codes of values * inverse, n of them padded to whole vectors; returns their sum.
+static inline std::int32_t round_codes(const float* values, std::int64_t n, float inverse,
+                                       std::int8_t* codes) {
   const F32 factor = set1(inverse);
   const F32 top = set1(127.0f);
   const F32 bottom = set1(-127.0f);
-  alignas(64) float rounded[128];
+  alignas(64) float rounded[kMaxActivationBlock];
   for (std::int64_t i = 0; i < n; i += F32::width) {
     store(rounded + i, max(min(round(mul(load(values + i), factor)), top), bottom));
   }
+  std::int32_t total = 0;
   for (std::int64_t i = 0; i < n; ++i) {
     const auto code = static_cast<std::int32_t>(rounded[i]);
     codes[i] = static_cast<std::int8_t>(code);
     total += code;
   }
+  return total;
+}
+
+// Below it a step counts as 0, so that its inverse stays finite.
+static constexpr float kLeastStep = 1.17549435e-38f;
+
+// One plane of one block: scale = step.
+static inline void quantize_plane(const float* values, std::int64_t n, float step,
+                                  std::int8_t* codes, float* scale, float* sum) {
+  const bool nothing = !(step >= kLeastStep);
+  const std::int32_t total = round_codes(values, n, nothing ? 0.0f : 1.0f / step, codes);
   *scale = nothing ? 0.0f : step;
   *sum = *scale * static_cast<float>(total);
 }
 
-// What the first plane leaves over, in steps of scale / 254.
-static inline void quantize_residual(const float* values, const std::int8_t* first, std::int64_t n,
-                                     float first_scale, std::int8_t* codes, float* scale,
-                                     float* sum) {
-  const float step = first_scale / 254.0f;
-  const float inverse = step >= 1.17549435e-38f ? 1.0f / step : 0.0f;
-  std::int32_t total = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
-    const float rest = values[i] - first_scale * static_cast<float>(first[i]);
-    float lanes[F32::width];
-    store(lanes, round(mul(set1(rest), set1(inverse))));
-    const float limited = lanes[0] > 127.0f ? 127.0f : lanes[0] < -127.0f ? -127.0f : lanes[0];
-    const auto code = static_cast<std::int32_t>(limited);
-    codes[i] = static_cast<std::int8_t>(code);
-    total += code;
+static inline float largest_magnitude(const float* values, std::int64_t n) {
+  F32 magnitude = zero();
+  for (std::int64_t i = 0; i < n; i += F32::width) {
+    const F32 v = load(values + i);
+    magnitude = max(magnitude, max(v, sub(zero(), v)));
   }
-  *scale = step;
-  *sum = step * static_cast<float>(total);
+  return hmax(magnitude);
+}
+
+// One block of a token as its kernel meets it: mapped, padded with zeros to whole 32s.
+struct BlockReader {
+  const PrepareArgs& a;
+  std::int64_t n, padded;
+
+  void read(const PreparedBand& band, std::int64_t begin, const float* x, float* values) {
+    const std::int64_t left = band.cols - begin;
+    n = left < band.block ? left : band.block;
+    padded = (n + kBlockCols - 1) / kBlockCols * kBlockCols;
+    const std::int64_t col = band.col_begin + begin;
+    if (a.source == nullptr) {
+      __builtin_memcpy(values, x + col, static_cast<std::size_t>(n) * sizeof(float));
+    } else {
+      for (std::int64_t i = 0; i < n; ++i) values[i] = x[a.source[col + i]];
+    }
+    if (a.factor != nullptr) {
+      for (std::int64_t i = 0; i < n; ++i) values[i] *= a.factor[col + i];
+    }
+    for (std::int64_t i = n; i < padded; ++i) values[i] = 0;
+  }
+};
+
+// `outlier` times the root mean square of a token's input. The lanes fix the order of the sum, so
+// that every instruction set finds the same blocks.
+static inline float outlier_limit(const PrepareArgs& a, const float* x) {
+  constexpr int kLanes = 16;
+  alignas(64) float values[kMaxActivationBlock];
+  float lanes[kLanes] = {};
+  std::int64_t cols = 0;
+  BlockReader reader{a, 0, 0};
+  for (int b = 0; b < a.n_bands; ++b) {
+    const PreparedBand& band = a.bands[b];
+    cols += band.cols;
+    for (std::int64_t begin = 0; begin < band.cols; begin += band.block) {
+      reader.read(band, begin, x, values);
+      for (std::int64_t i = 0; i < reader.padded; i += kLanes) {
+        for (int lane = 0; lane < kLanes; ++lane)
+          lanes[lane] += values[i + lane] * values[i + lane];
+      }
+    }
+  }
+  double total = 0;
+  for (const float lane : lanes) total += static_cast<double>(lane);
+  return a.out.outlier * static_cast<float>(__builtin_sqrt(total / static_cast<double>(cols)));
+}
+
+static constexpr int kMaxTile = 12;
+
+// One block of the tokens of a tile; codes, scale and sum point at the block's first token.
+static inline bool prepare_block(const PrepareArgs& a, const PreparedBand& band, std::int64_t begin,
+                                 std::int64_t first_token, int width, const float* limit,
+                                 std::int8_t* out, float* scale, float* sum) {
+  alignas(64) float values[kMaxActivationBlock];
+  std::int8_t codes[kMaxActivationBlock];
+  bool needs[kMaxTile] = {};
+  bool any = false;
+  BlockReader reader{a, 0, 0};
+  const auto place = [&](std::int8_t* to, int t) {
+    for (std::int64_t k = 0; k < reader.padded / 4; ++k) {
+      __builtin_memcpy(to + (k * width + t) * 4, codes + 4 * k, 4);
+    }
+  };
+  for (int t = 0; t < width; ++t) {
+    reader.read(band, begin, a.x + (first_token + t) * a.ldx, values);
+    const float largest = largest_magnitude(values, reader.padded);
+    quantize_plane(values, reader.padded, largest / 127.0f, codes, scale + t, sum + t);
+    place(out, t);
+    needs[t] = a.out.planes == 2 && !(largest <= limit[t]);
+    any |= needs[t];
+  }
+  if (!any) return false;
+  const std::int64_t next = a.out.blocks * width;
+  std::int8_t* second = out + a.out.dwords * width * 4;
+  for (int t = 0; t < width; ++t) {
+    reader.read(band, begin, a.x + (first_token + t) * a.ldx, values);
+    for (std::int64_t i = 0; i < reader.padded; ++i) {
+      const std::int8_t code = out[(i / 4 * width + t) * 4 + i % 4];
+      values[i] = needs[t] ? values[i] - scale[t] * static_cast<float>(code) : 0.0f;
+    }
+    quantize_plane(values, reader.padded, needs[t] ? scale[t] / 254.0f : 0.0f, codes,
+                   scale + next + t, sum + next + t);
+    place(second, t);
+  }
+  return true;
 }
 
 static void prepare(const PrepareArgs& a, std::int64_t first_token, int width) noexcept {
   const PreparedInput& out = a.out;
   const std::int64_t at = out.planes * first_token;
-  std::int8_t* tile_codes = out.codes + at * out.dwords * 4;
-  float* tile_scale = out.scale + at * out.blocks;
-  float* tile_sum = out.sum + at * out.blocks;
-  alignas(64) float values[128];
-  std::int8_t codes[2][128];
-  for (int t = 0; t < width; ++t) {
-    const float* x = a.x + (first_token + t) * a.ldx;
-    for (int b = 0; b < a.n_bands; ++b) {
-      const PreparedBand& band = a.bands[b];
-      std::int64_t block = band.first_block;
-      for (std::int64_t begin = 0; begin < band.cols; begin += band.block, ++block) {
-        const std::int64_t left = band.cols - begin;
-        const std::int64_t n = left < band.block ? left : band.block;
-        const std::int64_t padded = (n + kBlockCols - 1) / kBlockCols * kBlockCols;
-        const std::int64_t col = band.col_begin + begin;
-        if (a.source == nullptr) {
-          __builtin_memcpy(values, x + col, static_cast<std::size_t>(n) * sizeof(float));
-        } else {
-          for (std::int64_t i = 0; i < n; ++i) values[i] = x[a.source[col + i]];
-        }
-        if (a.factor != nullptr) {
-          for (std::int64_t i = 0; i < n; ++i) values[i] *= a.factor[col + i];
-        }
-        for (std::int64_t i = n; i < padded; ++i) values[i] = 0;
-        float* scale = tile_scale + block * width + t;
-        float* sum = tile_sum + block * width + t;
-        quantize_block(values, padded, codes[0], scale, sum);
-        if (out.planes == 2) {
-          const std::int64_t next = out.blocks * width;
-          quantize_residual(values, codes[0], padded, *scale, codes[1], scale + next, sum + next);
-        }
-        for (int plane = 0; plane < out.planes; ++plane) {
-          std::int8_t* to =
-              tile_codes + ((plane * out.dwords + band.dword + begin / 4) * width + t) * 4;
-          for (std::int64_t k = 0; k < padded / 4; ++k) {
-            __builtin_memcpy(to + k * width * 4, codes[plane] + 4 * k, 4);
-          }
-        }
-      }
+  std::int8_t* codes = out.codes + at * out.dwords * 4;
+  float* scale = out.scale + at * out.blocks;
+  float* sum = out.sum + at * out.blocks;
+  float limit[kMaxTile] = {};
+  for (int t = 0; t < width && out.planes == 2 && out.outlier > 0; ++t) {
+    limit[t] = outlier_limit(a, a.x + (first_token + t) * a.ldx);
+  }
+  for (int b = 0; b < a.n_bands; ++b) {
+    const PreparedBand& band = a.bands[b];
+    std::int64_t block = band.first_block;
+    for (std::int64_t begin = 0; begin < band.cols; begin += band.block, ++block) {
+      const bool second = prepare_block(a, band, begin, first_token, width, limit,
+                                        codes + (band.dword + begin / 4) * width * 4,
+                                        scale + block * width, sum + block * width);
+      if (out.planes == 2) out.second[first_token * out.blocks + block] = second ? 1 : 0;
     }
   }
 }

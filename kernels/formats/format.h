@@ -34,10 +34,7 @@ enum class MinKind : std::uint8_t {
 std::optional<std::string_view> min_kind_name(std::uint32_t id) noexcept;
 std::optional<MinKind> parse_min_kind(std::string_view name) noexcept;
 
-// Columns that share one int8 activation scale: min(group, 128). Groups are 32, 64, 128 or a
-// whole row of any length; the last group of a row may be shorter.
-inline constexpr std::int64_t kMaxActivationBlock = 128;
-
+// Groups are 32, 64, 128 or a whole row of any length; the last group of a row may be shorter.
 // Sizes of a packed band of `rows` x `cols`. The arguments were checked: rows and cols in
 // [1, 2^24], group >= 1.
 struct PackedLayout {

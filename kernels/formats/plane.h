@@ -20,6 +20,8 @@ namespace tenfold {
 inline constexpr int kPanelRows = 16;
 inline constexpr int kBlockCols = 32;
 inline constexpr int kLineBytes = 64;
+// Columns that share one int8 activation scale: min(group, this).
+inline constexpr long kMaxActivationBlock = 128;
 
 struct Plane {
   int bits;   // 1, 2, 4 or 8

@@ -10,6 +10,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/formats/codec.h"
+#include "kernels/formats/plane.h"
 #include "tests/support/kernel_tables.h"
 #include "tests/support/packed_matrix.h"
 #include "tests/support/random.h"
@@ -21,7 +22,14 @@ struct Product {
   std::int64_t tokens = 1;
   Activations activations = Activations::int8;
   bool bias = false, accumulate = false;
+  bool outliers = false;  // in some blocks of some tokens
 };
+
+void add_outliers(std::vector<float>& x, std::size_t ldx) {
+  for (std::size_t t = 0; t * ldx < x.size(); ++t) {
+    if (t % 3 != 1) x[t * ldx + (t * 37 + 11) % ldx] = t % 2 == 0 ? 300.0f : -77.0f;
+  }
+}
 
 std::vector<float> run(const KernelTable& kernels, int threads, const MatrixView& weight,
                        const std::vector<float>& x, const std::vector<float>& bias,
@@ -36,8 +44,8 @@ std::vector<float> run(const KernelTable& kernels, int threads, const MatrixView
   return y;
 }
 
-// The activations as kernels see them, in double, and how far they may be from the given ones:
-// within half a step of a block's largest value / 127 (or / 127 / 254 in the precise mode).
+// The activations as kernels see them, in double: rounded to steps of a block's largest value /
+// 127, and in the precise mode, or where a block holds an outlier, to steps of that / 254.
 struct Rounded {
   std::vector<double> value;  // [cols]
 };
@@ -49,6 +57,9 @@ Rounded round_block(const MatrixView& weight, const float* x, Activations activa
     const float v = x[weight.map.source == nullptr ? c : weight.map.source[c]];
     return weight.map.factor == nullptr ? v : v * weight.map.factor[c];
   };
+  double energy = 0;
+  for (std::int64_t c = 0; c < weight.cols; ++c) energy += std::pow(mapped(c), 2);
+  const double limit = 6 * std::sqrt(energy / static_cast<double>(weight.cols));
   for (const Band& band : weight.all_bands()) {
     const std::int64_t block = std::min(band.group, kMaxActivationBlock);
     for (std::int64_t begin = 0; begin < band.cols(); begin += block) {
@@ -63,7 +74,7 @@ Rounded round_block(const MatrixView& weight, const float* x, Activations activa
         const float v = mapped(band.col_begin + begin + i);
         const float code = std::nearbyint(v * inverse);
         double sum = static_cast<double>(step) * code;
-        if (activations == Activations::int8x2) {
+        if (activations == Activations::int8x2 || largest > limit) {
           const float fine = step / 254.0f;
           const float rest = v - step * code;
           const float second = fine > 0 ? std::nearbyint(rest * (1.0f / fine)) : 0.0f;
@@ -88,7 +99,8 @@ void check(const KernelTable& kernels, const PackedMatrix& matrix, const Product
   const auto rows = static_cast<std::size_t>(w.rows);
   const auto cols = static_cast<std::size_t>(w.cols);
   const std::size_t ldy = rows + 3;
-  const std::vector<float> x = random_floats(tokens * (cols + 1), 7);
+  std::vector<float> x = random_floats(tokens * (cols + 1), 7);
+  if (product.outliers) add_outliers(x, cols + 1);
   const std::vector<float> bias = random_floats(rows, 8);
   const std::vector<float> y0 = random_floats(tokens * ldy, 9);
   const std::vector<float> y = run(kernels, 1, w, x, bias, y0, product);
@@ -111,7 +123,8 @@ void check(const KernelTable& kernels, const PackedMatrix& matrix, const Product
       }
     }
   }
-  const std::int64_t planes = product.activations == Activations::int8x2 ? 2 : 1;
+  const bool second = product.outliers || product.activations == Activations::int8x2;
+  const std::int64_t planes = second ? 2 : 1;
   for (std::size_t t = 0; t < tokens; ++t) {
     const Rounded input = round_block(w, x.data() + t * (cols + 1), product.activations);
     for (std::size_t r = 0; r < rows; ++r) {
@@ -135,7 +148,8 @@ void check_bits(const KernelTable& kernels, const PackedMatrix& matrix, const Pr
   const auto tokens = static_cast<std::size_t>(product.tokens);
   const auto rows = static_cast<std::size_t>(matrix.view.rows);
   const auto cols = static_cast<std::size_t>(matrix.view.cols);
-  const std::vector<float> x = random_floats(tokens * cols, 17);
+  std::vector<float> x = random_floats(tokens * cols, 17);
+  if (product.outliers) add_outliers(x, cols);
   const std::vector<float> y0(tokens * rows);
   const std::vector<float> together = run(kernels, 1, matrix.view, x, {}, y0, product);
   EXPECT_EQ(together, run(kernels, 2, matrix.view, x, {}, y0, product)) << matrix.description;
@@ -202,6 +216,22 @@ TEST_P(PackedTest, PreciseActivations) {
       check(kernels(), matrix, {tokens, Activations::int8x2, true, true});
       check_bits(kernels(), matrix, {tokens, Activations::int8x2, false, false});
       if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(PackedTest, OutliersGetASecondCode) {
+  for (const Format format : packed_formats()) {
+    const PackedMatrix matrix(21, 700, {{format, MinKind::f16, 0, 700, 128}});
+    const PackedMatrix mapped(
+        33, 352, {{Format::q4, MinKind::zero, 0, 96, 32}, {format, MinKind::zero, 96, 352, 0}},
+        /*mapped=*/true);
+    for (const std::int64_t tokens : {1, 2, 5, 8, 12, 40}) {
+      for (const PackedMatrix* one : {&matrix, &mapped}) {
+        check(kernels(), *one, {tokens, Activations::int8, true, true, true});
+        check_bits(kernels(), *one, {tokens, Activations::int8, false, false, true});
+        if (HasFatalFailure()) return;
+      }
     }
   }
 }
