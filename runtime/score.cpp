@@ -51,36 +51,50 @@ std::vector<double> sequence_nll(const Model& model, Workspace& ws, KvCache& kv,
   return nll;
 }
 
+std::vector<std::vector<TokenId>> cut_windows(std::span<const TokenId> tokens,
+                                              const PerplexityOptions& options,
+                                              std::int64_t max_context) {
+  if (options.window < 4 || options.window > max_context) {
+    throw_error(ErrorCode::bad_request, "--window {} is out of range: 4 ... {} for this model",
+                options.window, max_context);
+  }
+  const auto window = static_cast<std::size_t>(options.window);
+  std::size_t count = tokens.size() / window;
+  if (count == 0) {
+    throw_error(ErrorCode::bad_request, "the text has {} tokens, fewer than one window of {}",
+                tokens.size(), window);
+  }
+  if (options.max_windows > 0) {
+    count = std::min(count, static_cast<std::size_t>(options.max_windows));
+  }
+  std::vector<std::vector<TokenId>> windows;
+  for (std::size_t w = 0; w < count; ++w) {
+    const auto part = tokens.subspan(w * window, window);
+    windows.emplace_back(part.begin(), part.end());
+    if (options.window_bos) windows.back().front() = *options.window_bos;
+  }
+  return windows;
+}
+
 PerplexityResult perplexity(
     const Model& model, Workspace& ws, std::span<const TokenId> tokens,
     const PerplexityOptions& options,
     const std::function<bool(std::int64_t, std::int64_t, const PerplexityResult&)>& progress) {
-  const std::int64_t window = options.window;
-  if (window < 4 || window > model.info().max_context) {
-    throw_error(ErrorCode::bad_request, "--window {} is out of range: 4 ... {} for this model",
-                window, model.info().max_context);
-  }
-  std::int64_t windows = static_cast<std::int64_t>(tokens.size()) / window;
-  if (windows == 0) {
-    throw_error(ErrorCode::bad_request, "the text has {} tokens, fewer than one window of {}",
-                tokens.size(), window);
-  }
-  if (options.max_windows > 0) windows = std::min(windows, options.max_windows);
-  KvCache kv(kv_shape(model.info(), options.kv), window);
+  const std::vector<std::vector<TokenId>> windows =
+      cut_windows(tokens, options, model.info().max_context);
+  const auto n_windows = static_cast<std::int64_t>(windows.size());
+  const std::int64_t first = options.half ? options.window / 2 : 0;
+  KvCache kv(kv_shape(model.info(), options.kv), options.window);
   PerplexityResult result;
   double total = 0;
-  for (std::int64_t w = 0; w < windows; ++w) {
-    const auto part =
-        tokens.subspan(static_cast<std::size_t>(w * window), static_cast<std::size_t>(window));
-    std::vector<TokenId> ids(part.begin(), part.end());
-    if (options.window_bos) ids.front() = *options.window_bos;
-    const std::vector<double> nll = sequence_nll(model, ws, kv, ids, options.half ? window / 2 : 0);
+  for (const std::vector<TokenId>& ids : windows) {
+    const std::vector<double> nll = sequence_nll(model, ws, kv, ids, first);
     for (const double value : nll) total += value;
     result.tokens += static_cast<std::int64_t>(nll.size());
-    result.windows = w + 1;
+    ++result.windows;
     result.nll = total / static_cast<double>(result.tokens);
     result.ppl = std::exp(result.nll);
-    if (progress && !progress(w + 1, windows, result)) {
+    if (progress && !progress(result.windows, n_windows, result)) {
       throw_error(ErrorCode::cancelled, "interrupted");
     }
   }

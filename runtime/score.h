@@ -4,6 +4,7 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "runtime/model.h"
 #include "runtime/tokenizer.h"
@@ -26,8 +27,12 @@ struct PerplexityResult {
 };
 
 // Non-overlapping windows; what is left at the end is dropped. Throws bad_request where the text is
-// shorter than one window or the window longer than the model's context. progress(done, total,
-// so_far) after each window; false cancels.
+// shorter than one window or the window longer than the model's context.
+std::vector<std::vector<TokenId>> cut_windows(std::span<const TokenId> tokens,
+                                              const PerplexityOptions& options,
+                                              std::int64_t max_context);
+
+// Over those windows. progress(done, total, so_far) after each; false cancels.
 PerplexityResult perplexity(const Model& model, Workspace& ws, std::span<const TokenId> tokens,
                             const PerplexityOptions& options,
                             const std::function<bool(std::int64_t done, std::int64_t total,

@@ -1,5 +1,6 @@
 #include <nlohmann/json.hpp>
 
+#include "runtime/divergence.h"
 #include "runtime/score.h"
 #include "tools/args.h"
 #include "tools/io.h"
@@ -14,7 +15,9 @@ constexpr std::int64_t kDefaultWindow = 2048;
 
 struct Options {
   CommonOptions common;
-  std::string text_file;
+  std::string ppl_file;
+  std::string reference;     // of --kld
+  std::string text_file;     // of --kld
   std::int64_t window = 0;   // 0: min(kDefaultWindow, the model's context)
   std::int64_t windows = 0;  // 0: all
   std::string score = "all";
@@ -31,38 +34,47 @@ bool uses_bos(const Options& options, const Tokenizer& tokenizer) {
   return true;
 }
 
-PerplexityResult measure_perplexity(const Options& options, const LoadedModel& loaded,
-                                    const std::string& text) {
+struct Text {
+  PerplexityOptions windows;
+  std::vector<TokenId> ids;
+};
+
+Text tokenize(const Options& options, const LoadedModel& loaded, const std::string& text) {
   const Tokenizer& tokenizer = require_tokenizer(loaded, options.common);
   const bool bos = uses_bos(options, tokenizer);
-  PerplexityOptions ppl;
-  ppl.window = options.window > 0 ? options.window
-                                  : std::min(kDefaultWindow, loaded.model->info().max_context);
-  ppl.half = options.score == "half";
-  ppl.max_windows = options.windows;
-  ppl.kv = options.common.kv_or(KvType::f16);
+  Text result;
+  result.windows.window = options.window > 0
+                              ? options.window
+                              : std::min(kDefaultWindow, loaded.model->info().max_context);
+  result.windows.half = options.score == "half";
+  result.windows.max_windows = options.windows;
+  result.windows.kv = options.common.kv_or(KvType::f16);
   // llama.cpp, whose protocol `half` is, puts BOS before the text and again at each window.
-  if (bos && ppl.half) ppl.window_bos = tokenizer.bos;
+  if (bos && result.windows.half) result.windows.window_bos = tokenizer.bos;
   EncodeOptions encode;
   encode.parse_special = false;
-  std::vector<TokenId> ids = tokenizer.encode(text, encode);
-  if (bos) ids.insert(ids.begin(), *tokenizer.bos);
-  catch_interrupts();
-  Progress progress("perplexity", options.common.quiet);
-  return perplexity(*loaded.model, *loaded.ws, ids, ppl,
-                    [&](std::int64_t done, std::int64_t total, const PerplexityResult& so_far) {
-                      progress.update(static_cast<std::uint64_t>(done),
-                                      static_cast<std::uint64_t>(total),
-                                      fmt::format("ppl {:.3f}", so_far.ppl));
-                      return !stop_requested();
-                    });
+  result.ids = tokenizer.encode(text, encode);
+  if (bos) result.ids.insert(result.ids.begin(), *tokenizer.bos);
+  return result;
 }
 
-int run(const Options& options) {
-  const std::string text = read_text(options.text_file);
-  const LoadedModel loaded =
-      load(options.common, options.window, options.common.kv_or(KvType::f16));
-  const PerplexityResult result = measure_perplexity(options, loaded, text);
+LoadedModel load_for(const Options& options) {
+  return load(options.common, options.window, options.common.kv_or(KvType::f16));
+}
+
+int run_perplexity(const Options& options) {
+  const std::string text = read_text(options.ppl_file);
+  const LoadedModel loaded = load_for(options);
+  const auto [windows, ids] = tokenize(options, loaded, text);
+  catch_interrupts();
+  Progress progress("perplexity", options.common.quiet);
+  const PerplexityResult result = perplexity(
+      *loaded.model, *loaded.ws, ids, windows,
+      [&](std::int64_t done, std::int64_t total, const PerplexityResult& so_far) {
+        progress.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total),
+                        fmt::format("ppl {:.3f}", so_far.ppl));
+        return !stop_requested();
+      });
   if (options.json) {
     const nlohmann::ordered_json json = {{"ppl", result.ppl},
                                          {"nll", result.nll},
@@ -79,15 +91,78 @@ int run(const Options& options) {
   return kExitOk;
 }
 
+// The reference runs as precisely as it can: what is measured is the model, its activations and
+// its KV cache included.
+LoadedModel load_reference(Options options) {
+  options.common.model = options.reference;
+  options.common.activations = Activations::int8x2;
+  return load_for(options);
+}
+
+int run_divergence(const Options& options) {
+  const std::string text = read_text(options.text_file);
+  const LoadedModel loaded = load_for(options);
+  const LoadedModel reference = load_reference(options);
+  const auto [windows, ids] = tokenize(options, loaded, text);
+  catch_interrupts();
+  Progress progress("divergence", options.common.quiet);
+  const DivergenceResult result = divergence(
+      {reference.model.get(), reference.ws.get()}, {loaded.model.get(), loaded.ws.get()}, ids,
+      windows, [&](std::int64_t done, std::int64_t total, double mean) {
+        progress.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total),
+                        fmt::format("KL {:.5f}", mean));
+        return !stop_requested();
+      });
+  if (options.json) {
+    const nlohmann::ordered_json json = {{"kld", result.mean},
+                                         {"median", result.median},
+                                         {"p90", result.p90},
+                                         {"p99", result.p99},
+                                         {"max", result.max},
+                                         {"same_top", result.same_top},
+                                         {"tokens", result.tokens},
+                                         {"windows", result.windows},
+                                         {"bits_per_weight", loaded.bits_per_weight}};
+    print(json.dump() + "\n");
+  } else {
+    print(
+        fmt::format("KL divergence {:.6f} (median {:.6f}, 90 % {:.6f}, 99 % {:.6f}, max {:.4f}), "
+                    "same top token "
+                    "{:.2f} %, over {} tokens in {} windows; {:.2f} bits per weight\n",
+                    result.mean, result.median, result.p90, result.p99, result.max,
+                    100 * result.same_top, result.tokens, result.windows, loaded.bits_per_weight));
+  }
+  return kExitOk;
+}
+
+int run(const Options& options) {
+  if (!options.reference.empty()) return run_divergence(options);
+  return run_perplexity(options);
+}
+
 }  // namespace
 
 Command add_eval(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* sub = app.add_subcommand("eval", "Measure a model's perplexity on a text");
+  CLI::App* sub =
+      app.add_subcommand("eval", "Measure a model: perplexity, or divergence from another");
   add_common_options(*sub, options->common, ModelArgument::option);
-  sub->add_option("--ppl", options->text_file, "text file; - is standard input")
-      ->type_name("FILE")
-      ->required();
+  CLI::Option* ppl =
+      sub->add_option("--ppl", options->ppl_file, "perplexity on a text file; - is standard input")
+          ->type_name("FILE");
+  CLI::Option* text =
+      sub->add_option("--text", options->text_file, "the text of --kld; - is standard input")
+          ->type_name("FILE");
+  CLI::Option* kld = sub->add_option("--kld", options->reference,
+                                     "KL divergence from this model's predictions, same top token")
+                         ->type_name("MODEL")
+                         ->needs(text)
+                         ->excludes(ppl);
+  text->needs(kld);
+  sub->parse_complete_callback([options] {
+    if (options->ppl_file.empty() && options->reference.empty())
+      throw CLI::RequiredError("--ppl FILE, or --kld MODEL with --text FILE,");
+  });
   sub->add_option("--window", options->window,
                   "tokens a window holds; default: 2048, or the model's context if shorter")
       ->check(in_range(4, kMaxCount))

@@ -160,6 +160,11 @@ TEST(Eval, ReportsPerplexity) {
                                         "128", "--score", "half", "--windows", "2", "--json"}));
   EXPECT_EQ(half["windows"], 2);
   EXPECT_EQ(half["tokens"], 2 * 63);
+  const json same = json::parse(run_ok({"eval", "--quiet", "-m", model, "--kld", model, "--text",
+                                        text, "--window", "128", "--windows", "2", "--json"}));
+  EXPECT_EQ(same.at("kld"), 0.0);
+  EXPECT_EQ(same.at("same_top"), 1.0);
+  EXPECT_EQ(same.at("tokens"), 2 * 127);
   const auto missing = run_tenfold({"eval", "--quiet", "-m", model, "--ppl", folder / "none"});
   EXPECT_EQ(missing.exit_code, 3);
 }
