@@ -84,8 +84,8 @@ class Backend {
 };
 
 // How activations meet packed weights. int8: one code a value in steps of its block's largest, and
-// a second one for the rest in the blocks that hold an outlier (more than six times the root mean
-// square of the token's input). int8x2: two codes everywhere, about 15 bits.
+// a second one for the rest in the blocks whose outliers make those steps too large for the token.
+// int8x2: two codes everywhere, about 15 bits.
 enum class Activations { int8, int8x2 };
 
 struct CpuOptions {

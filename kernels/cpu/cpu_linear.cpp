@@ -13,8 +13,8 @@ namespace {
 constexpr std::size_t kChunkBytes = 256u
                                     << 10;  // of weights a thread takes at a time when decoding
 constexpr std::int64_t kRowStep = kPackedPanels * kPanelRows;
-// Where the default mode spends a second code; LLM.int8() found outliers from the same size on.
-constexpr float kOutlier = 6.0f;
+// Where the default mode spends a second code: docs/design.md, "What int8 activations cost".
+constexpr float kOutlier = 4.0f;
 constexpr std::int64_t kPrepareAlone = 4;  // tokens up to which the input is prepared by one thread
 
 WeightType weight_type(Format format) {

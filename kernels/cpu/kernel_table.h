@@ -30,8 +30,8 @@ struct LinearArgs {
 
 // Activations as the packed kernels read them: int8 codes with one scale a token and block of at
 // most 128 columns, x = scale * code. A second plane holds the rounding errors of the blocks that
-// need it, its scale 1/254 of the first's: those whose largest value exceeds `outlier` times the
-// root mean square of the token's input, which leaves the block's others few steps. Kernels skip it
+// need it, its scale 1/254 of the first's: those with (largest value)^2 * columns > `outlier` * the
+// sum of squares of the token's input, whose rounding errors would stand out. Kernels skip it
 // where no token of a tile does. Tokens are cut into tiles of packed_tile() tokens; the tile that
 // begins at token t lies at planes * t times the size of one token and plane:
 //   codes [planes][dwords][tile][4 consecutive columns], scale and sum [planes][blocks][tile],

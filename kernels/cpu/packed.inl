@@ -623,17 +623,15 @@ struct BlockReader {
   }
 };
 
-// `outlier` times the root mean square of a token's input. The lanes fix the order of the sum, so
+// The sum of squares of a token's input. The lanes fix the order of the sum, so
 // that every instruction set finds the same blocks.
-static inline float outlier_limit(const PrepareArgs& a, const float* x) {
+static inline float energy_of(const PrepareArgs& a, const float* x) {
   constexpr int kLanes = 16;
   alignas(64) float values[kMaxActivationBlock];
   float lanes[kLanes] = {};
-  std::int64_t cols = 0;
   BlockReader reader{a, 0, 0};
   for (int b = 0; b < a.n_bands; ++b) {
     const PreparedBand& band = a.bands[b];
-    cols += band.cols;
     for (std::int64_t begin = 0; begin < band.cols; begin += band.block) {
       reader.read(band, begin, x, values);
       for (std::int64_t i = 0; i < reader.padded; i += kLanes) {
@@ -644,14 +642,14 @@ static inline float outlier_limit(const PrepareArgs& a, const float* x) {
   }
   double total = 0;
   for (const float lane : lanes) total += static_cast<double>(lane);
-  return a.out.outlier * static_cast<float>(__builtin_sqrt(total / static_cast<double>(cols)));
+  return static_cast<float>(total);
 }
 
 static constexpr int kMaxTile = 12;
 
 // One block of the tokens of a tile; codes, scale and sum point at the block's first token.
 static inline bool prepare_block(const PrepareArgs& a, const PreparedBand& band, std::int64_t begin,
-                                 std::int64_t first_token, int width, const float* limit,
+                                 std::int64_t first_token, int width, const float* energy,
                                  std::int8_t* out, float* scale, float* sum) {
   alignas(64) float values[kMaxActivationBlock];
   std::int8_t codes[kMaxActivationBlock];
@@ -668,7 +666,8 @@ static inline bool prepare_block(const PrepareArgs& a, const PreparedBand& band,
     const float largest = largest_magnitude(values, reader.padded);
     quantize_plane(values, reader.padded, largest / 127.0f, codes, scale + t, sum + t);
     place(out, t);
-    needs[t] = a.out.planes == 2 && !(largest <= limit[t]);
+    const float extent = largest * largest * static_cast<float>(reader.n);
+    needs[t] = a.out.planes == 2 && !(extent <= a.out.outlier * energy[t]);
     any |= needs[t];
   }
   if (!any) return false;
@@ -693,15 +692,15 @@ static void prepare(const PrepareArgs& a, std::int64_t first_token, int width) n
   std::int8_t* codes = out.codes + at * out.dwords * 4;
   float* scale = out.scale + at * out.blocks;
   float* sum = out.sum + at * out.blocks;
-  float limit[kMaxTile] = {};
+  float energy[kMaxTile] = {};
   for (int t = 0; t < width && out.planes == 2 && out.outlier > 0; ++t) {
-    limit[t] = outlier_limit(a, a.x + (first_token + t) * a.ldx);
+    energy[t] = energy_of(a, a.x + (first_token + t) * a.ldx);
   }
   for (int b = 0; b < a.n_bands; ++b) {
     const PreparedBand& band = a.bands[b];
     std::int64_t block = band.first_block;
     for (std::int64_t begin = 0; begin < band.cols; begin += band.block, ++block) {
-      const bool second = prepare_block(a, band, begin, first_token, width, limit,
+      const bool second = prepare_block(a, band, begin, first_token, width, energy,
                                         codes + (band.dword + begin / 4) * width * 4,
                                         scale + block * width, sum + block * width);
       if (out.planes == 2) out.second[first_token * out.blocks + block] = second ? 1 : 0;

@@ -59,7 +59,6 @@ Rounded round_block(const MatrixView& weight, const float* x, Activations activa
   };
   double energy = 0;
   for (std::int64_t c = 0; c < weight.cols; ++c) energy += std::pow(mapped(c), 2);
-  const double limit = 6 * std::sqrt(energy / static_cast<double>(weight.cols));
   for (const Band& band : weight.all_bands()) {
     const std::int64_t block = std::min(band.group, kMaxActivationBlock);
     for (std::int64_t begin = 0; begin < band.cols(); begin += block) {
@@ -74,7 +73,8 @@ Rounded round_block(const MatrixView& weight, const float* x, Activations activa
         const float v = mapped(band.col_begin + begin + i);
         const float code = std::nearbyint(v * inverse);
         double sum = static_cast<double>(step) * code;
-        if (activations == Activations::int8x2 || largest > limit) {
+        if (activations == Activations::int8x2 ||
+            std::pow(largest, 2) * static_cast<double>(n) > 4 * energy) {
           const float fine = step / 254.0f;
           const float rest = v - step * code;
           const float second = fine > 0 ? std::nearbyint(rest * (1.0f / fine)) : 0.0f;
