@@ -40,6 +40,8 @@ ConvertResult convert_to_gguf(const ModelSource& source, const std::filesystem::
   result.tensors = static_cast<std::int64_t>(decls.size());
   GgufMetadata metadata = model_metadata(family, spec, source);
   metadata.set("general.file_type", file_type(options.type));
+  // llama-quantize writes broken files from any other alignment than the default.
+  metadata.set("general.alignment", std::uint32_t{32});
   GgufWriter writer(output, options.overwrite, std::move(metadata), decls);
   std::uint64_t done = 0;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
