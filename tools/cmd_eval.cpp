@@ -1,5 +1,6 @@
 #include <nlohmann/json.hpp>
 
+#include "runtime/choices.h"
 #include "runtime/divergence.h"
 #include "runtime/score.h"
 #include "tools/args.h"
@@ -16,10 +17,12 @@ constexpr std::int64_t kDefaultWindow = 2048;
 struct Options {
   CommonOptions common;
   std::string ppl_file;
-  std::string reference;     // of --kld
-  std::string text_file;     // of --kld
-  std::int64_t window = 0;   // 0: min(kDefaultWindow, the model's context)
-  std::int64_t windows = 0;  // 0: all
+  std::string reference;  // of --kld
+  std::string text_file;  // of --kld
+  std::string task_file, shots_file;
+  std::int64_t shots = 0, limit = 0;  // limit 0: all
+  std::int64_t window = 0;            // 0: min(kDefaultWindow, the model's context)
+  std::int64_t windows = 0;           // 0: all
   std::string score = "all";
   std::string bos = "auto";
   bool json = false;
@@ -135,7 +138,43 @@ int run_divergence(const Options& options) {
   return kExitOk;
 }
 
+int run_task(const Options& options) {
+  std::vector<ChoiceItem> items = read_choice_items(options.task_file);
+  if (options.limit > 0 && static_cast<std::size_t>(options.limit) < items.size()) {
+    items.resize(static_cast<std::size_t>(options.limit));
+  }
+  if (options.shots > 0) {
+    add_shots(items, read_choice_items(options.shots_file),
+              static_cast<std::size_t>(options.shots));
+  }
+  const LoadedModel loaded = load_for(options);
+  const Tokenizer& tokenizer = require_tokenizer(loaded, options.common);
+  catch_interrupts();
+  Progress progress("task", options.common.quiet);
+  const ChoiceResult result =
+      choose(*loaded.model, *loaded.ws, tokenizer, items, options.common.kv_or(KvType::f16),
+             [&](std::int64_t done, std::int64_t total, const ChoiceResult& so_far) {
+               progress.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total),
+                               fmt::format("acc {:.2f} %", 100 * so_far.acc));
+               return !stop_requested();
+             });
+  if (options.json) {
+    const nlohmann::ordered_json json = {{"acc", result.acc},
+                                         {"acc_norm", result.acc_norm},
+                                         {"items", result.items},
+                                         {"shots", options.shots},
+                                         {"bits_per_weight", loaded.bits_per_weight}};
+    print(json.dump() + "\n");
+  } else {
+    print(fmt::format("acc {:.2f} %, acc_norm {:.2f} % over {} items; {:.2f} bits per weight\n",
+                      100 * result.acc, 100 * result.acc_norm, result.items,
+                      loaded.bits_per_weight));
+  }
+  return kExitOk;
+}
+
 int run(const Options& options) {
+  if (!options.task_file.empty()) return run_task(options);
   if (!options.reference.empty()) return run_divergence(options);
   return run_perplexity(options);
 }
@@ -145,7 +184,7 @@ int run(const Options& options) {
 Command add_eval(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* sub =
-      app.add_subcommand("eval", "Measure a model: perplexity, or divergence from another");
+      app.add_subcommand("eval", "Measure a model: perplexity, tasks, or divergence from another");
   add_common_options(*sub, options->common, ModelArgument::option);
   CLI::Option* ppl =
       sub->add_option("--ppl", options->ppl_file, "perplexity on a text file; - is standard input")
@@ -159,9 +198,28 @@ Command add_eval(CLI::App& app) {
                          ->needs(text)
                          ->excludes(ppl);
   text->needs(kld);
+  CLI::Option* task = sub->add_option("--task", options->task_file,
+                                      "accuracy on multiple-choice items, a JSON object a line")
+                          ->type_name("FILE.jsonl")
+                          ->excludes(ppl)
+                          ->excludes(kld);
+  CLI::Option* shots =
+      sub->add_option("--shots", options->shots, "solved examples before each item")
+          ->check(in_range(1, 1000))
+          ->type_name("N")
+          ->needs(task);
+  CLI::Option* shots_file = sub->add_option("--shots-file", options->shots_file,
+                                            "where they come from: never the scored file")
+                                ->type_name("FILE.jsonl");
+  shots->needs(shots_file);
+  shots_file->needs(shots);
+  sub->add_option("--limit", options->limit, "items to score at most; default: all")
+      ->check(in_range(1, kMaxCount))
+      ->type_name("N")
+      ->needs(task);
   sub->parse_complete_callback([options] {
-    if (options->ppl_file.empty() && options->reference.empty())
-      throw CLI::RequiredError("--ppl FILE, or --kld MODEL with --text FILE,");
+    if (options->ppl_file.empty() && options->reference.empty() && options->task_file.empty())
+      throw CLI::RequiredError("--ppl FILE, --task FILE or --kld MODEL with --text FILE");
   });
   sub->add_option("--window", options->window,
                   "tokens a window holds; default: 2048, or the model's context if shorter")
