@@ -32,7 +32,7 @@ class Row:
 SYNTHETIC_ROWS = {
     "f16": Row("F16", 16), "q8": Row("Q8_0", 8), "q4": Row("Q4_0", 4), "q3": Row("Q3_K_S", 3),
     "q2": Row("Q2_K", 2), "q2_0": Row("Q2_0", 2), "tq2": Row("TQ2_0", 2), "tq1": Row("TQ1_0", 1),
-    "q1": Row("Q1_0", 1),
+    "q1": Row("Q1_0", 1), "mixed": Row("TQ1_0", 1, 128, ("--mixed", 0.2)),
 }
 SMOLLM2_ROWS = {"f16": Row("F16", 16), "q4_1": Row("Q4_1", 4, 32, ("--min", "f16"))}
 

@@ -98,11 +98,10 @@ void Decoder::normalize(const Norm& norm, const float* x, std::int64_t tokens, f
 }
 
 void Decoder::layer(std::int64_t i, const Batch& batch, const KvCache& kv, Workspace& ws) const {
-  attention_block(i, batch, kv, ws);
-  mlp_block(i, batch.size(), ws);
+  if (attention_block(i, batch, kv, ws)) mlp_block(i, batch.size(), ws);
 }
 
-void Decoder::attention_block(std::int64_t i, const Batch& batch, const KvCache& kv,
+bool Decoder::attention_block(std::int64_t i, const Batch& batch, const KvCache& kv,
                               Workspace& ws) const {
   const LayerWeights& w = weights_.layers[static_cast<std::size_t>(i)];
   const std::int64_t tokens = batch.size();
@@ -115,6 +114,7 @@ void Decoder::attention_block(std::int64_t i, const Batch& batch, const KvCache&
     normalize(w.attn_norm, x, tokens, normed, ws);
     input = normed;
   }
+  if (!ws.goes_on(LinearInput::qkv, input, tokens, spec_.dim)) return false;
   float* q = sized(ws.q, tokens, q_dim);
   float* k = sized(ws.k, tokens, kv_dim);
   float* v = sized(ws.v, tokens, kv_dim);
@@ -134,9 +134,11 @@ void Decoder::attention_block(std::int64_t i, const Batch& batch, const KvCache&
   float* attended = sized(ws.attended, tokens, q_dim);
   const float scale = 1.0f / std::sqrt(static_cast<float>(spec_.head_dim));
   ws.backend->attention(cache, places, q, spec_.heads, scale, attended);
+  if (!ws.goes_on(LinearInput::attn_output, attended, tokens, q_dim)) return false;
   const Linear output = product(w.output, x, true);
   ws.backend->linear({&output, 1}, attended, q_dim, tokens);
   if (spec_.post_norm) normalize(w.attn_norm, x, tokens, x, ws);
+  return true;
 }
 
 void Decoder::mlp_block(std::int64_t i, std::int64_t tokens, Workspace& ws) const {
@@ -148,6 +150,7 @@ void Decoder::mlp_block(std::int64_t i, std::int64_t tokens, Workspace& ws) cons
     normalize(w.ffn_norm, x, tokens, normed, ws);
     input = normed;
   }
+  if (!ws.goes_on(LinearInput::mlp, input, tokens, spec_.dim)) return;
   float* up = sized(ws.up, tokens, spec_.ffn);
   float* hidden = up;
   if (spec_.gated_mlp) {
@@ -160,6 +163,7 @@ void Decoder::mlp_block(std::int64_t i, std::int64_t tokens, Workspace& ws) cons
     ws.backend->linear({&expand, 1}, input, spec_.dim, tokens);
     ws.backend->relu(up, tokens * spec_.ffn);
   }
+  if (!ws.goes_on(LinearInput::down, hidden, tokens, spec_.ffn)) return;
   const Linear down = product(w.down, x, true);
   ws.backend->linear({&down, 1}, hidden, spec_.ffn, tokens);
   if (spec_.post_norm) normalize(w.ffn_norm, x, tokens, x, ws);
@@ -190,7 +194,15 @@ void Decoder::head(const Batch& batch, Workspace& ws) const {
 std::unique_ptr<Model> load_model(std::shared_ptr<const ModelSource> source) {
   const Family& family = find_family(*source);
   DecoderSpec spec = read_spec(family, *source);
-  DecoderWeights weights = load_weights(family, spec, *source);
+  DecoderWeights weights = load_weights(family, spec, *source, RowOrder::source);
+  return std::make_unique<Decoder>(std::move(spec), std::move(weights), std::move(source));
+}
+
+std::unique_ptr<Decoder> load_decoder(std::shared_ptr<const ModelSource> source) {
+  const Family& family = find_family(*source);
+  DecoderSpec spec = read_spec(family, *source);
+  DecoderWeights weights = load_weights(family, spec, *source, RowOrder::gguf);
+  if (family.gguf_interleaves_rope) spec.rope.interleaved = true;
   return std::make_unique<Decoder>(std::move(spec), std::move(weights), std::move(source));
 }
 

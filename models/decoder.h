@@ -16,13 +16,17 @@ class Decoder : public Model {
   Decoder(DecoderSpec spec, DecoderWeights weights, std::shared_ptr<const ModelSource> source);
 
   const ModelInfo& info() const noexcept override { return info_; }
+  const DecoderSpec& spec() const noexcept { return spec_; }
+  // To look at and to replace, matrix by matrix, with others of the same shape.
+  DecoderWeights& weights() noexcept { return weights_; }
   void begin(const Batch& batch, Workspace& ws) const override;
   void embed(const Batch& batch, Workspace& ws) const override;
   void layer(std::int64_t i, const Batch& batch, const KvCache& kv, Workspace& ws) const override;
   void head(const Batch& batch, Workspace& ws) const override;
 
  private:
-  void attention_block(std::int64_t i, const Batch& batch, const KvCache& kv, Workspace& ws) const;
+  // false where the workspace's input tap ended the layer.
+  bool attention_block(std::int64_t i, const Batch& batch, const KvCache& kv, Workspace& ws) const;
   void mlp_block(std::int64_t i, std::int64_t tokens, Workspace& ws) const;
   void normalize(const Norm& norm, const float* x, std::int64_t tokens, float* y,
                  Workspace& ws) const;
@@ -36,5 +40,7 @@ class Decoder : public Model {
 
 // Finds the family, reads and checks everything, maps or dequantizes the weights.
 std::unique_ptr<Model> load_model(std::shared_ptr<const ModelSource> source);
+// The same with its rows in GGUF's order, as RowReader reads them: what quantizing replaces fits.
+std::unique_ptr<Decoder> load_decoder(std::shared_ptr<const ModelSource> source);
 
 }  // namespace tenfold

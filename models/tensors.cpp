@@ -148,17 +148,21 @@ void RowReader::release() const noexcept {
   for (const auto& part : parts(*weight_.packed)) release_pages(part);
 }
 
+std::int64_t interleave_heads(const Family& family, const DecoderSpec& spec,
+                              const ModelSource& source, const std::string& name) {
+  if (!family.gguf_interleaves_rope || source.is_gguf()) return 0;
+  if (name.find(".attn_q.") != std::string::npos) return spec.heads;
+  if (name.find(".attn_k.") != std::string::npos) return spec.kv_heads;
+  return 0;
+}
+
 std::vector<ModelTensor> read_tensors(const Family& family, const DecoderSpec& spec,
                                       const ModelSource& source) {
   std::vector<ModelTensor> tensors;
   for (TensorShape& tensor : decoder_tensors(spec)) {
     const auto found = find_weight(family, source, tensor);
     if (!found) continue;
-    std::int64_t heads = 0;
-    if (family.gguf_interleaves_rope && !source.is_gguf()) {
-      if (tensor.name.find(".attn_q.") != std::string::npos) heads = spec.heads;
-      if (tensor.name.find(".attn_k.") != std::string::npos) heads = spec.kv_heads;
-    }
+    const std::int64_t heads = interleave_heads(family, spec, source, tensor.name);
     tensors.push_back({std::move(tensor), RowReader(*found, heads)});
   }
   return tensors;

@@ -64,6 +64,10 @@ class RowReader {
   std::int64_t interleave_heads_, rows_, cols_;
 };
 
+// Heads within which a tensor's rows are permuted in GGUF's order but not in the source's; 0: none.
+std::int64_t interleave_heads(const Family& family, const DecoderSpec& spec,
+                              const ModelSource& source, const std::string& name);
+
 struct ModelTensor {
   TensorShape info;
   RowReader rows;

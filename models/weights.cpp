@@ -73,15 +73,31 @@ QuantizedMatrix load_matrix(const TensorSource& tensor) {
   return mapped;
 }
 
+// In f32: what is calibrated on does not change by it.
+QuantizedMatrix copy_rows(const RowReader& rows) {
+  QuantizedMatrix result;
+  result.storage = Buffer(static_cast<std::size_t>(rows.rows() * rows.cols()) * sizeof(float));
+  std::vector<float> scratch(static_cast<std::size_t>(rows.cols()));
+  for (std::int64_t r = 0; r < rows.rows(); ++r) {
+    rows.read(r, result.storage.as<float>() + r * rows.cols(), scratch.data());
+  }
+  result.view = float_matrix(result.storage.data(), Format::f32, rows.rows(), rows.cols());
+  return result;
+}
+
 class Loader {
  public:
-  Loader(const Family& family, const ModelSource& source, DecoderWeights& weights)
-      : family_(family), source_(source), weights_(weights) {}
+  Loader(const Family& family, const DecoderSpec& spec, const ModelSource& source, RowOrder order,
+         DecoderWeights& weights)
+      : family_(family), spec_(spec), source_(source), order_(order), weights_(weights) {}
 
   QuantizedMatrix matrix(const TensorShape& expected) {
     const SourceWeight weight = *find_weight(family_, source_, expected);
     QuantizedMatrix result;
-    if (weight.packed != nullptr) {
+    const std::int64_t heads = heads_to_interleave(expected.name);
+    if (heads > 0) {
+      result = copy_rows(RowReader(weight, heads));
+    } else if (weight.packed != nullptr) {
       result.view = *weight.packed;
     } else {
       result = load_matrix(*weight.tensor);
@@ -102,7 +118,12 @@ class Loader {
     const auto weight = find_weight(family_, source_, {name, {size}, required});
     if (!weight) return {};
     std::vector<float> values(static_cast<std::size_t>(size));
-    dequantize(weight->tensor->dtype, weight->tensor->data, values);
+    if (const std::int64_t heads = heads_to_interleave(name); heads > 0) {
+      const RowReader rows(*weight, heads);
+      for (std::int64_t r = 0; r < rows.rows(); ++r) rows.read(r, values.data() + r, nullptr);
+    } else {
+      dequantize(weight->tensor->dtype, weight->tensor->data, values);
+    }
     weights_.parameters += size;
     weights_.bytes += values.size() * sizeof(float);
     return values;
@@ -127,6 +148,10 @@ class Loader {
   }
 
  private:
+  std::int64_t heads_to_interleave(const std::string& name) const {
+    return order_ == RowOrder::gguf ? interleave_heads(family_, spec_, source_, name) : 0;
+  }
+
   void note_type(const SourceWeight& weight) {
     const LoadedAs as = loaded_as(weight);
     auto& types = as == LoadedAs::is ? direct_ : as == LoadedAs::repacked ? repacked_ : widened_;
@@ -134,7 +159,9 @@ class Loader {
   }
 
   const Family& family_;
+  const DecoderSpec& spec_;
   const ModelSource& source_;
+  RowOrder order_;
   DecoderWeights& weights_;
   std::set<std::string> direct_, repacked_, widened_;
 };
@@ -182,9 +209,9 @@ LoadedAs loaded_as(const SourceWeight& weight) {
 }
 
 DecoderWeights load_weights(const Family& family, const DecoderSpec& spec,
-                            const ModelSource& source) {
+                            const ModelSource& source, RowOrder order) {
   DecoderWeights weights;
-  Loader load(family, source, weights);
+  Loader load(family, spec, source, order, weights);
   weights.token_embedding =
       load.matrix({"token_embd.weight", {spec.vocab, spec.embed_dim}, true, true});
   if (spec.learned_positions) {

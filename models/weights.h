@@ -44,9 +44,12 @@ struct DecoderWeights {
   std::string types;  // "F16"; "Q4_1 and Q8_0 repacked"; "q4 g128 zero, q8 g128 zero"
 };
 
+// Of q and k where they are rotated: as the source has them, or as GGUF does.
+enum class RowOrder { source, gguf };
+
 // Matrices that read the same input (q, k, v; gate, up) point to one map where theirs are equal, so
 // that the input is prepared once.
 DecoderWeights load_weights(const Family& family, const DecoderSpec& spec,
-                            const ModelSource& source);
+                            const ModelSource& source, RowOrder order = RowOrder::source);
 
 }  // namespace tenfold

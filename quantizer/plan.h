@@ -10,6 +10,7 @@
 #include "kernels/matrix.h"
 #include "kernels/thread_pool.h"
 #include "models/tensors.h"
+#include "quantizer/calibration.h"
 #include "quantizer/range.h"
 
 namespace tenfold {
@@ -25,6 +26,9 @@ struct MatrixPlan {
   std::vector<BandPlan> bands;      // from column 0 to the last, interior edges multiples of 16
   std::vector<std::int32_t> order;  // the input column of each column; empty: as they are
   RangeKind range = RangeKind::mse;
+  // What the source's weights are multiplied with first, by input column and by row; empty: 1. The
+  // inverse is folded into what comes before and after, so the model computes the same.
+  std::vector<float> col_factor, row_factor;
 };
 // Its map points into the plan.
 MatrixView layout_of(const MatrixPlan& plan, std::int64_t rows, std::int64_t cols);
@@ -33,17 +37,26 @@ inline constexpr int kFloatBits = 16;  // of embeddings and head: not quantized
 inline constexpr int kMixedHighBits = 4;
 inline constexpr int kDefaultTableBits = 8;
 
+enum class Method { rtn, gptq };  // how codes are chosen
+
 struct Recipe {
+  Method method = Method::rtn;
   int bits = 4;              // of the layers' matrices
   std::int64_t group = 128;  // 0: the whole row
   RangeKind range = RangeKind::mse;
   std::optional<MinKind> min;                // of the layers' matrices; absent: by width
   std::optional<int> embed_bits, head_bits;  // absent: 8; where they are tied, like the other
+  CalibrationOptions calibration;            // of gptq and of weighted ranges
+  double damping = 0.1;   // gptq: this share of each input's mean square is added to it
+  bool act_order = true;  // gptq: the strongest inputs first
+  bool awq = false;        // scale the input channels first, by how strong they are
   double mixed = 0;  // this share of a matrix's input columns gets kMixedHighBits, the rest `bits`
 };
 // Throws bad_request for a width, group or share that cannot be.
 void validate(const Recipe& recipe);
 std::string to_json(const Recipe& recipe);
+// Whether making the model takes a look at how it runs.
+bool needs_calibration(const Recipe& recipe);
 
 struct TensorPlan {
   std::string name;                  // in the output

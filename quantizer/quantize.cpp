@@ -2,10 +2,13 @@
 
 #include <fmt/core.h>
 
+#include <charconv>
+#include <memory>
 #include <span>
 
 #include "kernels/error.h"
 #include "models/gguf_output.h"
+#include "quantizer/calibrated.h"
 #include "quantizer/rtn/realize.h"
 #include "runtime/files/packed_matrix.h"
 
@@ -61,24 +64,63 @@ std::vector<GgufTensorDecl> declare(const Plan& plan, const std::vector<ModelTen
   return decls;
 }
 
+// "blk.7.attn_q.weight" -> 7; -1 for tensors outside the layers.
+std::int64_t layer_of(const std::string& name) {
+  constexpr std::string_view kPrefix = "blk.";
+  std::int64_t layer = -1;
+  if (name.starts_with(kPrefix)) {
+    std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), layer);
+  }
+  return layer;
+}
+
+struct Role {
+  std::string_view name;
+  LinearInput input;
+  Dense LayerWeights::*dense;
+};
+constexpr Role kRoles[] = {{".attn_q.", LinearInput::qkv, &LayerWeights::q},
+                           {".attn_k.", LinearInput::qkv, &LayerWeights::k},
+                           {".attn_v.", LinearInput::qkv, &LayerWeights::v},
+                           {".attn_output.", LinearInput::attn_output, &LayerWeights::output},
+                           {".ffn_gate.", LinearInput::mlp, &LayerWeights::gate},
+                           {".ffn_up.", LinearInput::mlp, &LayerWeights::up},
+                           {".ffn_down.", LinearInput::down, &LayerWeights::down}};
+const Role& role_of(const std::string& name) {
+  for (const Role& role : kRoles) {
+    if (name.find(role.name) != std::string::npos) return role;
+  }
+  throw_error(ErrorCode::unsupported, "tensor \"{}\" has no place in a layer", name);
+}
+
+const std::vector<float>& vector_of(const LayerWeights& layer, const std::string& name) {
+  const bool bias = name.ends_with(".bias");
+  const auto part = [bias](const Norm& norm) -> const std::vector<float>& {
+    return bias ? norm.bias : norm.weight;
+  };
+  if (name.find(".attn_norm.") != std::string::npos) return part(layer.attn_norm);
+  if (name.find(".ffn_norm.") != std::string::npos) return part(layer.ffn_norm);
+  return (layer.*role_of(name).dense).bias;
+}
+
 class Run {
  public:
-  Run(const ModelSource& source, const std::filesystem::path& output,
+  Run(const std::shared_ptr<const ModelSource>& source, const std::filesystem::path& output,
       const QuantizeOptions& options,
       const std::function<bool(std::uint64_t, std::uint64_t)>& progress)
       : source_(source),
         output_(output),
         options_(options),
         progress_(progress),
-        family_(find_family(source)),
-        spec_(read_spec(family_, source)),
-        tensors_(read_tensors(family_, spec_, source)),
+        family_(find_family(*source)),
+        spec_(read_spec(family_, *source)),
+        tensors_(read_tensors(family_, spec_, *source)),
         pool_(options.threads > 0 ? options.threads : default_thread_count()) {}
 
   QuantizeResult run() {
     for (const ModelTensor& tensor : tensors_) total_ += elements_of(tensor);
     report(0);
-    const Plan plan = make_plan(options_.recipe, tensors_, spec_.tied_head, pool_, source_.path());
+    const Plan plan = make_plan(options_.recipe, tensors_, spec_.tied_head, pool_, source_->path());
     QuantizeResult result = measure(plan, tensors_);
     if (!options_.dry_run) write(plan, result);
     return result;
@@ -91,8 +133,13 @@ class Run {
   }
 
   void write(const Plan& plan, QuantizeResult& result) {
-    GgufMetadata metadata = model_metadata(family_, spec_, source_);
+    GgufMetadata metadata = model_metadata(family_, spec_, *source_);
     metadata.set(std::string(kRecipeKey), to_json(options_.recipe));
+    if (needs_calibration(options_.recipe)) {
+      start_calibration();
+      metadata.set(std::string(kCalibrationHashKey),
+                   fmt::format("{:016x}", calibrated_->calibration().hash));
+    }
     const std::vector<float> divisors = rope_divisors(spec_);
     std::vector<GgufTensorDecl> decls = declare(plan, tensors_, divisors, metadata);
     GgufWriter writer(output_, options_.overwrite, std::move(metadata), std::move(decls));
@@ -100,7 +147,20 @@ class Run {
     std::uint64_t done = 0;
     for (const TensorPlan& tensor : plan.tensors) {
       const RowReader& rows = tensors_[tensor.source].rows;
-      if (tensor.matrix) {
+      const std::int64_t layer = layer_of(tensor.name);
+      if (calibrated_ && layer >= 0 && layer == next_layer_) {
+        quantize_layer(plan, layer, done);
+        ++next_layer_;
+      }
+      if (tensor.matrix && calibrated_ && layer >= 0) {
+        QuantizedMatrix& made =
+            (calibrated_->layer_weights(layer).*role_of(tensor.name).dense).weight;
+        for (const auto& part : parts(made.view)) writer.write(part);
+        made = {};
+      } else if (calibrated_ && layer >= 0) {  // scales may have been folded into it
+        const auto& values = vector_of(calibrated_->layer_weights(layer), tensor.name);
+        writer.write(std::as_bytes(std::span(values)));
+      } else if (tensor.matrix) {
         write_matrix(tensor, rows, done, writer);
       } else {
         result.clipped += write_rows(rows, tensor.type, writer);
@@ -112,9 +172,34 @@ class Run {
     writer.finish();
   }
 
+  void start_calibration() {
+    const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(*source_);
+    if (tokenizer == nullptr) {
+      throw_error(ErrorCode::bad_request, "{} has no tokenizer to calibrate with", source_->path());
+    }
+    const CalibrationOptions& calibration = options_.recipe.calibration;
+    calibrated_ = std::make_unique<CalibratedModel>(
+        source_, draw_calibration(*tokenizer, calibration_text(calibration.file), calibration),
+        pool_.size());
+  }
+
+  void quantize_layer(const Plan& plan, std::int64_t layer, std::uint64_t before) {
+    std::vector<CalibratedModel::Matrix> matrices;
+    for (const TensorPlan& tensor : plan.tensors) {
+      if (!tensor.matrix || layer_of(tensor.name) != layer) continue;
+      const Role& role = role_of(tensor.name);
+      matrices.push_back({fmt::format("{}: tensor \"{}\"", source_->path(), tensor.name),
+                          role.input, &tensors_[tensor.source].rows, *tensor.matrix,
+                          &(calibrated_->layer_weights(layer).*role.dense)});
+    }
+    calibrated_->quantize_layer(
+        layer, std::move(matrices), options_.recipe, pool_,
+        [&](std::int64_t weights) { report(before + static_cast<std::uint64_t>(weights)); });
+  }
+
   void write_matrix(const TensorPlan& tensor, const RowReader& rows, std::uint64_t before,
                     GgufWriter& writer) {
-    const std::string what = fmt::format("{}: tensor \"{}\"", source_.path(), tensor.name);
+    const std::string what = fmt::format("{}: tensor \"{}\"", source_->path(), tensor.name);
     const QuantizedMatrix matrix =
         realize(rows, *tensor.matrix, pool_, what, [&](std::int64_t rows_done) {
           report(before + static_cast<std::uint64_t>(rows_done * rows.cols()));
@@ -123,7 +208,7 @@ class Run {
     rows.release();
   }
 
-  const ModelSource& source_;
+  std::shared_ptr<const ModelSource> source_;
   const std::filesystem::path& output_;
   const QuantizeOptions& options_;
   const std::function<bool(std::uint64_t, std::uint64_t)>& progress_;
@@ -131,7 +216,9 @@ class Run {
   DecoderSpec spec_;
   std::vector<ModelTensor> tensors_;
   ThreadPool pool_;
-  std::uint64_t total_ = 0;  // weights to go through
+  std::uint64_t total_ = 0;                      // weights to go through
+  std::unique_ptr<CalibratedModel> calibrated_;  // of methods that look at activations
+  std::int64_t next_layer_ = 0;
 };
 
 }  // namespace
@@ -140,8 +227,8 @@ double QuantizedSize::bits_per_weight() const {
   return elements == 0 ? 0 : 8.0 * static_cast<double>(bytes) / static_cast<double>(elements);
 }
 
-QuantizeResult quantize(const ModelSource& source, const std::filesystem::path& output,
-                        const QuantizeOptions& options,
+QuantizeResult quantize(const std::shared_ptr<const ModelSource>& source,
+                        const std::filesystem::path& output, const QuantizeOptions& options,
                         const std::function<bool(std::uint64_t, std::uint64_t)>& progress) {
   validate(options.recipe);
   return Run(source, output, options, progress).run();

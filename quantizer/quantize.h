@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 
 #include "quantizer/plan.h"
 #include "runtime/model_source.h"
@@ -33,8 +34,8 @@ struct QuantizeResult {
 };
 
 // progress(done, total) in weights; false cancels (nothing is left behind).
-QuantizeResult quantize(const ModelSource& source, const std::filesystem::path& output,
-                        const QuantizeOptions& options,
+QuantizeResult quantize(const std::shared_ptr<const ModelSource>& source,
+                        const std::filesystem::path& output, const QuantizeOptions& options,
                         const std::function<bool(std::uint64_t, std::uint64_t)>& progress);
 
 }  // namespace tenfold

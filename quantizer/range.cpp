@@ -29,21 +29,29 @@ float nearest_code(float weight, const Grid& grid, float inverse_scale, float to
 }
 
 // Eight running sums keep the compiler free to use vectors, and the order of additions fixed.
-double squared_error(std::span<const float> weights, const Grid& grid, int bits) {
+double squared_error(std::span<const float> weights, std::span<const float> importance,
+                     const Grid& grid, int bits) {
   constexpr std::size_t kLanes = 8;
   const float inverse_scale = inverse(grid);
   const float top = top_code(bits);
   float sums[kLanes] = {};
-  const auto add = [&](std::size_t i, std::size_t lane) {
+  const auto square = [&](std::size_t i) {
     const float code = nearest_code(weights[i], grid, inverse_scale, top);
     const float error = weights[i] - (grid.scale * code + grid.min);
-    sums[lane] += error * error;
+    return error * error;
   };
-  std::size_t i = 0;
-  for (; i + kLanes <= weights.size(); i += kLanes) {
-    for (std::size_t lane = 0; lane < kLanes; ++lane) add(i + lane, lane);
+  const auto add_all = [&](auto&& term) {
+    std::size_t i = 0;
+    for (; i + kLanes <= weights.size(); i += kLanes) {
+      for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += term(i + lane);
+    }
+    for (std::size_t lane = 0; i < weights.size(); ++i, ++lane) sums[lane] += term(i);
+  };
+  if (importance.empty()) {
+    add_all(square);
+  } else {
+    add_all([&](std::size_t i) { return importance[i] * square(i); });
   }
-  for (std::size_t lane = 0; i < weights.size(); ++i, ++lane) add(i, lane);
   double total = 0;
   for (const float sum : sums) total += static_cast<double>(sum);
   return total;
@@ -57,8 +65,8 @@ struct Moments {
 
 class GroupFit {
  public:
-  GroupFit(std::span<const float> weights, const GridKind& kind)
-      : weights_(weights), kind_(kind), top_(top_code(kind.bits)) {
+  GroupFit(std::span<const float> weights, const GridKind& kind, std::span<const float> importance)
+      : weights_(weights), importance_(importance), kind_(kind), top_(top_code(kind.bits)) {
     const auto [low, high] = std::minmax_element(weights.begin(), weights.end());
     low_ = *low;
     high_ = *high;
@@ -71,8 +79,12 @@ class GroupFit {
       low_ = -high_;
     }
     double sum = 0;
-    for (const float weight : weights) sum += static_cast<double>(weight);
-    mean_ = static_cast<float>(sum / static_cast<double>(weights.size()));
+    double total = 0;
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      sum += importance_of(i) * static_cast<double>(weights[i]);
+      total += importance_of(i);
+    }
+    mean_ = total > 0 ? static_cast<float>(sum / total) : 0.0f;
   }
 
   Grid minmax() const { return measured(shrunken(1.0f)); }
@@ -100,12 +112,16 @@ class GroupFit {
   }
 
  private:
+  double importance_of(std::size_t i) const {
+    return importance_.empty() ? 1.0 : static_cast<double>(importance_[i]);
+  }
+
   static void keep_better(Grid& best, const Grid& other) {
     if (other.error < best.error) best = other;
   }
 
   Grid measured(Grid grid) const {
-    grid.error = squared_error(weights_, grid, kind_.bits);
+    grid.error = squared_error(weights_, importance_, grid, kind_.bits);
     return grid;
   }
 
@@ -158,8 +174,12 @@ class GroupFit {
   // mu +- mean|w - mu|.
   Grid binarized() const {
     double deviation = 0;
-    for (const float weight : weights_) deviation += std::fabs(static_cast<double>(weight - mean_));
-    const auto half = static_cast<float>(deviation / static_cast<double>(weights_.size()));
+    double total = 0;
+    for (std::size_t i = 0; i < weights_.size(); ++i) {
+      deviation += importance_of(i) * std::fabs(static_cast<double>(weights_[i] - mean_));
+      total += importance_of(i);
+    }
+    const auto half = total > 0 ? static_cast<float>(deviation / total) : 0.0f;
     return measured(affine_grid(2.0f * half, mean_ - half));
   }
 
@@ -169,15 +189,16 @@ class GroupFit {
     if (kind_.min_kind == MinKind::zero) origin = static_cast<float>(grid.min_bits);
     if (kind_.min_kind == MinKind::midrise) origin = top_ * 0.5f;
     Moments m;
-    for (const float weight : weights_) {
+    for (std::size_t i = 0; i < weights_.size(); ++i) {
       const auto level =
-          static_cast<double>(nearest_code(weight, grid, inverse_scale, top_) - origin);
-      const auto w = static_cast<double>(weight);
-      m.n += 1;
-      m.level += level;
-      m.level2 += level * level;
-      m.weight += w;
-      m.product += level * w;
+          static_cast<double>(nearest_code(weights_[i], grid, inverse_scale, top_) - origin);
+      const auto w = static_cast<double>(weights_[i]);
+      const double counts = importance_of(i);
+      m.n += counts;
+      m.level += counts * level;
+      m.level2 += counts * level * level;
+      m.weight += counts * w;
+      m.product += counts * level * w;
     }
     return m;
   }
@@ -206,7 +227,7 @@ class GroupFit {
     }
   }
 
-  std::span<const float> weights_;
+  std::span<const float> weights_, importance_;
   GridKind kind_;
   float top_;
   float low_ = 0, high_ = 0, mean_ = 0;
@@ -214,9 +235,16 @@ class GroupFit {
 
 }  // namespace
 
-Grid fit_group(std::span<const float> weights, const GridKind& kind) noexcept {
-  const GroupFit fit(weights, kind);
+Grid fit_group(std::span<const float> weights, const GridKind& kind,
+               std::span<const float> importance) noexcept {
+  const GroupFit fit(weights, kind, importance);
   return kind.range == RangeKind::minmax ? fit.minmax() : fit.least_squares();
+}
+
+float nearest_value(float weight, const Grid& grid, int bits, std::uint8_t& code) noexcept {
+  const float nearest = nearest_code(weight, grid, inverse(grid), top_code(bits));
+  code = static_cast<std::uint8_t>(nearest);
+  return grid.scale * nearest + grid.min;
 }
 
 void encode_group(std::span<const float> weights, const Grid& grid, int bits,

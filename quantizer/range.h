@@ -7,6 +7,9 @@
 //   they would hold two weights well and all others badly.
 // mse: the least squared error among shrunken ranges, each then fitted by least squares; at 1 bit
 //   with f16 minima also the binarization mu +- mean|w - mu|. Never worse than minmax.
+//
+// With importances (the diagonal of a Hessian) errors count by them: mse then means the least
+// weighted error.
 
 #include <cstdint>
 #include <span>
@@ -15,7 +18,7 @@
 
 namespace tenfold {
 
-enum class RangeKind { minmax, mse };
+enum class RangeKind { minmax, mse, weighted };  // weighted: mse with importances
 
 struct GridKind {
   int bits = 4;
@@ -27,11 +30,13 @@ struct Grid {
   std::uint16_t scale_bits = 0;  // f16
   std::uint16_t min_bits = 0;    // `f16`: the minimum; `zero`: the integer zero point
   float scale = 0, min = 0;      // what they mean
-  double error = 0;              // sum of squared errors over the group
+  double error = 0;              // sum of (weighted) squared errors over the group
 };
 
-// Weights must be finite.
-Grid fit_group(std::span<const float> weights, const GridKind& kind) noexcept;
+// Weights must be finite. importance: one a weight, >= 0, or empty for all the same.
+Grid fit_group(std::span<const float> weights, const GridKind& kind,
+               std::span<const float> importance = {}) noexcept;
+float nearest_value(float weight, const Grid& grid, int bits, std::uint8_t& code) noexcept;
 // The nearest code of each weight.
 void encode_group(std::span<const float> weights, const Grid& grid, int bits,
                   std::uint8_t* codes) noexcept;

@@ -26,6 +26,12 @@ void validate(const Recipe& recipe) {
     throw_error(ErrorCode::bad_request,
                 "groups must have 32, 64 or 128 columns, or be rows, found {}", recipe.group);
   }
+  if (needs_calibration(recipe) && recipe.calibration.file.empty()) {
+    throw_error(ErrorCode::bad_request, "{} needs a calibration text: --calib FILE",
+                recipe.method == Method::gptq ? "gptq"
+                : recipe.awq                  ? "awq"
+                                              : "a weighted range");
+  }
   if (!(recipe.mixed >= 0 && recipe.mixed < 1)) {
     throw_error(ErrorCode::bad_request, "the mixed share must lie between 0 and 1, found {}",
                 recipe.mixed);
@@ -37,18 +43,34 @@ void validate(const Recipe& recipe) {
   }
 }
 
+bool needs_calibration(const Recipe& recipe) {
+  return recipe.method != Method::rtn || recipe.awq || recipe.range == RangeKind::weighted;
+}
+
 std::string to_json(const Recipe& recipe) {
   nlohmann::ordered_json json;
-  json["method"] = "rtn";
+  json["method"] = recipe.method == Method::gptq ? "gptq" : "rtn";
   json["bits"] = recipe.bits;
   json["group"] = recipe.group;
   if (recipe.group == 0) json["group"] = "row";
-  json["range"] = recipe.range == RangeKind::mse ? "mse" : "minmax";
+  json["range"] = recipe.range == RangeKind::mse        ? "mse"
+                  : recipe.range == RangeKind::weighted ? "weighted"
+                                                        : "minmax";
   json["min"] = "auto";
   if (recipe.min) json["min"] = *min_kind_name(static_cast<std::uint32_t>(*recipe.min));
   json["embed_bits"] = recipe.embed_bits.value_or(recipe.head_bits.value_or(kDefaultTableBits));
   json["head_bits"] = recipe.head_bits.value_or(recipe.embed_bits.value_or(kDefaultTableBits));
   if (recipe.mixed > 0) json["mixed"] = recipe.mixed;
+  if (recipe.awq) json["awq"] = true;
+  if (recipe.method == Method::gptq) {
+    json["damping"] = recipe.damping;
+    json["act_order"] = recipe.act_order;
+  }
+  if (needs_calibration(recipe)) {
+    json["calibration"] = {{"sequences", recipe.calibration.sequences},
+                           {"length", recipe.calibration.length},
+                           {"seed", recipe.calibration.seed}};
+  }
   return json.dump();
 }
 

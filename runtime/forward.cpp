@@ -27,10 +27,8 @@ KvShape kv_shape(const ModelInfo& info, KvType type) {
   return {info.layers, info.kv_heads, info.head_dim, type};
 }
 
-void forward(const Model& model, const Batch& batch, KvCache& kv, Workspace& ws,
-             std::int64_t first_layer, const Tap& tap) {
-  const ModelInfo& info = model.info();
-  check(info, batch);
+void begin_step(const Model& model, const Batch& batch, KvCache& kv, Workspace& ws) {
+  check(model.info(), batch);
   for (std::size_t t = 0; t < batch.tokens.size(); ++t) {
     const std::int64_t end = batch.positions[t] + 1;
     if (end > kv.length(batch.sequences[t])) kv.resize(batch.sequences[t], end);
@@ -40,6 +38,12 @@ void forward(const Model& model, const Batch& batch, KvCache& kv, Workspace& ws,
     ws.page_tables.push_back(kv.page_table(sequence));
   }
   model.begin(batch, ws);
+}
+
+void forward(const Model& model, const Batch& batch, KvCache& kv, Workspace& ws,
+             std::int64_t first_layer, const Tap& tap) {
+  const ModelInfo& info = model.info();
+  begin_step(model, batch, kv, ws);
   if (first_layer == 0) model.embed(batch, ws);
   const auto elements = static_cast<std::size_t>(batch.size() * info.dim);
   for (std::int64_t i = first_layer; i < info.layers; ++i) {

@@ -61,6 +61,10 @@ using Tap = std::function<void(std::int64_t layer, std::span<const float> x)>;
 void forward(const Model& model, const Batch& batch, KvCache& kv, Workspace& ws,
              std::int64_t first_layer = 0, const Tap& tap = {});
 
+// What forward() does before the first layer: the checks, the cache's pages, the model's tables.
+// For those that then run layers one by one.
+void begin_step(const Model& model, const Batch& batch, KvCache& kv, Workspace& ws);
+
 KvShape kv_shape(const ModelInfo& info, KvType type);
 
 }  // namespace tenfold

@@ -25,6 +25,10 @@ struct Options {
   std::string min;  // "": by width
   std::optional<int> embed_bits, head_bits;
   double mixed = 0;
+  CalibrationOptions calibration;
+  double damping = 0.1;
+  bool act_order = true;
+  bool awq = false;
   bool force = false;
   bool dry_run = false;
   bool json = false;
@@ -36,7 +40,14 @@ Recipe to_recipe(const Options& options) {
   recipe.bits = options.bits.value_or(mixed ? kDefaultMixedBits : kDefaultBits);
   const std::string group = !options.group.empty() ? options.group : mixed ? "row" : "128";
   recipe.group = group == "row" ? 0 : std::stoll(group);
-  recipe.range = options.range == "mse" ? RangeKind::mse : RangeKind::minmax;
+  recipe.method = options.method == "gptq" ? Method::gptq : Method::rtn;
+  recipe.range = options.range == "mse"        ? RangeKind::mse
+                 : options.range == "weighted" ? RangeKind::weighted
+                                               : RangeKind::minmax;
+  recipe.calibration = options.calibration;
+  recipe.act_order = options.act_order;
+  recipe.awq = options.awq;
+  recipe.damping = options.damping;
   recipe.min = parse_min_kind(options.min);
   recipe.embed_bits = options.embed_bits;
   recipe.head_bits = options.head_bits;
@@ -95,7 +106,7 @@ int run(const Options& options) {
   quantization.threads = options.common.threads;
   quantization.overwrite = options.force;
   quantization.dry_run = options.dry_run;
-  const ModelSource source(options.common.model);
+  const auto source = std::make_shared<const ModelSource>(options.common.model);
   catch_interrupts();
   catch_termination();
   std::uint64_t peak = 0;
@@ -126,8 +137,11 @@ std::string is_share(const std::string& text) {
 }
 
 void add_recipe_options(CLI::App& sub, Options& options) {
-  sub.add_option("--method", options.method, "how weights are rounded: rtn (round to nearest)")
-      ->check(one_of({"rtn"}))
+  sub.add_option(
+         "--method", options.method,
+         "how weights are rounded: rtn (to nearest) or gptq (column by column, later ones making "
+         "up for the errors of earlier ones)")
+      ->check(one_of({"rtn", "gptq"}))
       ->type_name("METHOD")
       ->capture_default_str();
   sub.add_option("--bits", options.bits, "of the layers' matrices: 1, 2, 3, 4 or 8; default 4")
@@ -137,8 +151,11 @@ void add_recipe_options(CLI::App& sub, Options& options) {
                  "columns that share a scale: 32, 64, 128 or row; default 128, row with --mixed")
       ->check(one_of({"32", "64", "128", "row"}))
       ->type_name("G");
-  sub.add_option("--range", options.range, "range of a group: mse (least squared error) or minmax")
-      ->check(one_of({"minmax", "mse"}))
+  sub.add_option(
+         "--range", options.range,
+         "range of a group: mse (least squared error), weighted (errors count as the inputs they "
+         "meet are strong; needs --calib) or minmax")
+      ->check(one_of({"minmax", "mse", "weighted"}))
       ->type_name("RANGE")
       ->capture_default_str();
   sub.add_option("--min", options.min,
@@ -159,6 +176,31 @@ void add_recipe_options(CLI::App& sub, Options& options) {
       ->type_name("SHARE");
 }
 
+void add_calibration_options(CLI::App& sub, Options& options) {
+  sub.add_option("--calib", options.calibration.file,
+                 "calibration text, or .jsonl with a \"text\" in each line")
+      ->type_name("FILE");
+  sub.add_option("--calib-seqs", options.calibration.sequences, "sequences drawn from it")
+      ->check(in_range(1, 1 << 20))
+      ->type_name("N")
+      ->capture_default_str();
+  sub.add_option("--calib-len", options.calibration.length, "tokens of a sequence")
+      ->check(in_range(2, 1 << 20))
+      ->type_name("L")
+      ->capture_default_str();
+  sub.add_option("--seed", options.calibration.seed, "of the draw")
+      ->type_name("N")
+      ->capture_default_str();
+  sub.add_flag("--awq", options.awq, "scale input channels up first where activations are strong");
+  sub.add_flag("--act-order,!--no-act-order", options.act_order,
+               "gptq: columns of the strongest inputs first (default), or from left to right");
+  sub.add_option("--damping", options.damping,
+                 "gptq: this share of each input's mean square is added to it")
+      ->check(CLI::Range(0.0, 1.0))
+      ->type_name("SHARE")
+      ->capture_default_str();
+}
+
 }  // namespace
 
 Command add_quantize(CLI::App& app) {
@@ -169,6 +211,7 @@ Command add_quantize(CLI::App& app) {
       ->type_name("OUT.gguf")
       ->required();
   add_recipe_options(*sub, *options);
+  add_calibration_options(*sub, *options);
   sub->add_flag("--force", options->force, "replace OUT.gguf if it exists");
   sub->add_flag("--dry-run", options->dry_run, "show sizes and bits per weight, write nothing");
   sub->add_flag("--json", options->json, "print one JSON object");

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 
 #include "kernels/matrix.h"
@@ -15,15 +16,18 @@
 namespace tenfold {
 
 // One panel of up to 16 rows. rows: [n_rows, cols] in the plan's column order, finite; codes:
-// scratch [16, cols]; out: a matrix of the plan's layout. Returns the sum of squared errors.
+// scratch [16, cols]; out: a matrix of the plan's layout; importance: [cols] in the plan's order,
+// how much a column's errors count, or empty. Returns the sum of (weighted) squared errors.
 double realize_panel(const float* rows, int n_rows, const MatrixPlan& plan, std::int64_t panel,
-                     const QuantizedMatrix& out, std::uint8_t* codes) noexcept;
+                     const QuantizedMatrix& out, std::uint8_t* codes,
+                     std::span<const float> importance = {}) noexcept;
 
 // Where the source is a quantized type and the plan its very layout, its codes are copied. `what`
 // names the tensor for the error (bad_file) that a weight which is no number ends in. done(rows) is
 // called now and then, and may throw.
 QuantizedMatrix realize(const RowReader& source, const MatrixPlan& plan, ThreadPool& pool,
-                        const std::string& what, const std::function<void(std::int64_t)>& done);
+                        const std::string& what, const std::function<void(std::int64_t)>& done,
+                        std::span<const float> importance = {});
 
 // The sum of squared errors over up to `panels` panels, evenly spread.
 double sampled_error(const RowReader& source, const MatrixPlan& plan, ThreadPool& pool,

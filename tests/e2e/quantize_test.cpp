@@ -125,8 +125,12 @@ TEST(QuantizeCommand, ValuesThatAreNot) {
     expect_sentence(run_tenfold({"quantize", "-m", "/no/such", "-o", "/no/out", name, value}), 2,
                     value);
   }
-  expect_sentence(run_tenfold({"quantize", "-m", "/no/such", "-o", "/no/out", "--method", "gptq"}),
-                  2, "rtn");
+  for (const std::vector<std::string>& flags : std::vector<std::vector<std::string>>{
+           {"--method", "gptq"}, {"--awq"}, {"--range", "weighted"}}) {
+    std::vector<std::string> command = {"quantize", "-m", "/no/such", "-o", "/no/out"};
+    command.insert(command.end(), flags.begin(), flags.end());
+    expect_sentence(run_tenfold(command), 2, "--calib FILE");
+  }
   expect_sentence(run_tenfold({"quantize", "-m", "x", "-o", "y", "--mixed", "0.2", "--bits", "8"}),
                   2, "mixed");
   expect_sentence(run_tenfold({"quantize", "-m", "x"}), 2, "--output");

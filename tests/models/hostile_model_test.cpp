@@ -83,14 +83,15 @@ TEST(HostileModel, FlippedHeaderBytesOfAPackedGguf) {
   options.recipe.bits = 1;
   options.recipe.group = 0;
   options.recipe.mixed = 0.3;  // two bands and a map for each matrix
-  quantize(ModelSource(folder_of("llama-gqa-rope3-tied")), good, options, {});
+  quantize(std::make_shared<const ModelSource>(folder_of("llama-gqa-rope3-tied")), good, options,
+           {});
   EXPECT_GT(refused_flips(good, 29), 40);
 }
 
 TEST(HostileModel, PackedMatricesMustFitTheModel) {
   const auto good = temporary("fit.gguf");
   QuantizeOptions options;
-  quantize(ModelSource(folder_of("llama-mha")), good, options, {});
+  quantize(std::make_shared<const ModelSource>(folder_of("llama-mha")), good, options, {});
   const std::string bytes = read_file(good);
   const auto with_edit = [&](const std::string& from, const std::string& to) {
     std::string edited = bytes;

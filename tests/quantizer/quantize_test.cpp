@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <memory>
 
 #include "kernels/half.h"
 #include "models/convert.h"
@@ -41,7 +42,7 @@ QuantizeResult make(const std::filesystem::path& model, const std::filesystem::p
   QuantizeOptions options;
   options.recipe = recipe;
   options.threads = threads;
-  return quantize(ModelSource(model), output, options, {});
+  return quantize(std::make_shared<const ModelSource>(model), output, options, {});
 }
 
 // Root mean square of the difference of logits over that of the original's, with activations of 15
@@ -109,7 +110,8 @@ TEST(Quantize, SizesAreThoseOfTheFile) {
     QuantizeOptions dry;
     dry.recipe = recipe;
     dry.dry_run = true;
-    const QuantizeResult planned = quantize(ModelSource(data_model(name)), folder / "dry", dry, {});
+    const QuantizeResult planned =
+        quantize(std::make_shared<const ModelSource>(data_model(name)), folder / "dry", dry, {});
     EXPECT_EQ(planned.all.bytes, result.all.bytes);
     EXPECT_FALSE(std::filesystem::exists(folder / "dry"));
   }
@@ -268,7 +270,7 @@ TEST(Quantize, CancellingLeavesNothing) {
   QuantizeOptions options;
   int calls = 0;
   testing::expect_error(ErrorCode::cancelled, [&] {
-    quantize(ModelSource(data_model("opt-pre-ln")), folder / "no", options,
+    quantize(std::make_shared<const ModelSource>(data_model("opt-pre-ln")), folder / "no", options,
              [&](auto, auto) { return ++calls < 10; });
   });
   EXPECT_EQ(folder.n_entries(), 0u);

@@ -40,7 +40,10 @@ QuantizedMatrix realize_with(const FloatMatrix& source, const MatrixPlan& plan, 
 
 MatrixPlan one_band(Format format, MinKind kind, std::int64_t group, std::int64_t cols,
                     RangeKind range) {
-  return {{{format, kind, group, 0, cols}}, {}, range};
+  MatrixPlan plan;
+  plan.bands = {{format, kind, group, 0, cols}};
+  plan.range = range;
+  return plan;
 }
 
 // Reads every weight back and compares it with the grid of its group.

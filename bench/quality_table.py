@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Quality of quantized models: true bits, perplexity, accuracy, time and memory of every method.
+
+Makes each model, measures it and appends what it found to a results file; run again, it goes on
+where it stopped. Prints a table.
+
+  bench/quality_table.py --build build/release --shared ../shared --model smollm2
+  bench/quality_table.py --build build/release --shared ../shared --model opt-1m --only 2g128
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+WIDTHS = {"1g64": (1, 64), "2g64": (2, 64), "2g128": (2, 128), "3g128": (3, 128), "4g128": (4, 128)}
+METHODS = {
+    "RTN minmax": ["--range", "minmax"],
+    "RTN mse": ["--range", "mse"],
+    "RTN weighted": ["--range", "weighted"],
+    "AWQ": ["--awq", "--range", "weighted"],
+    "GPTQ": ["--method", "gptq", "--range", "weighted"],
+    "AWQ + GPTQ": ["--awq", "--method", "gptq", "--range", "weighted"],
+}
+CALIBRATED = ("--awq", "gptq", "weighted")
+TASKS = ("arc_easy", "arc_challenge", "piqa", "winogrande")
+
+
+def run(command) -> tuple[str, float, int]:
+    """Its output, seconds and peak resident bytes."""
+    start = time.monotonic()
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        sys.exit(f"quality_table.py: failed: {' '.join(map(str, command))}")
+    return output, time.monotonic() - start, usage.ru_maxrss * 1024
+
+
+class Table:
+    def __init__(self, args):
+        self.args = args
+        self.tenfold = pathlib.Path(args.build, "tools/tenfold")
+        shared = pathlib.Path(args.shared)
+        self.tests = {"wiki": shared / "data/wikitext2/wiki.test.raw",
+                      "c4": shared / "data/c4/valid.txt"}
+        self.calibration = shared / "data/calibration/c4.txt"
+        self.tasks = shared / "data/tasks"
+        smollm2 = args.model == "smollm2"
+        self.source = pathlib.Path(args.smollm2) if smollm2 else shared / "models" / args.model
+        self.windows = (["--window", 512, "--score", "half", "--windows", args.windows or 100]
+                        if smollm2 else ["--window", 256])
+        self.has_tasks = smollm2 and args.limit > 0
+        self.results = pathlib.Path(args.results)
+        self.known = {}
+        if self.results.exists():
+            for line in self.results.read_text().splitlines():
+                entry = json.loads(line)
+                self.known[entry["key"]] = entry
+
+    def remember(self, key: str, make) -> dict:
+        if key not in self.known:
+            print(key, file=sys.stderr, flush=True)
+            entry = {"key": key, **make()}
+            with self.results.open("a") as out:
+                out.write(json.dumps(entry) + "\n")
+            self.known[key] = entry
+        return self.known[key]
+
+    def evaluate(self, file: pathlib.Path) -> dict:
+        options = ["--quiet", "--json", "--activations", self.args.activations, "-m", file]
+        result = {}
+        for name, text in self.tests.items():
+            output, _, _ = run([self.tenfold, "eval", *options, "--ppl", text, *self.windows])
+            result[name] = json.loads(output)["ppl"]
+            result["bits_all"] = json.loads(output)["bits_per_weight"]
+        for task in TASKS if self.has_tasks else ():
+            output, _, _ = run([self.tenfold, "eval", *options, "--task",
+                                self.tasks / f"{task}.jsonl", "--limit", self.args.limit])
+            scores = json.loads(output)
+            result[task] = scores["acc" if task == "winogrande" else "acc_norm"]
+        return result
+
+    def row(self, width: str, method: str) -> dict:
+        bits, group = WIDTHS[width]
+        flags = [*METHODS[method], "--bits", bits, "--group", group, *self.args.extra.split()]
+        if any(part in CALIBRATED for part in flags):
+            flags += ["--calib", self.calibration, "--calib-seqs", self.args.calib_seqs,
+                      "--calib-len", self.args.calib_len]
+
+        def make() -> dict:
+            with tempfile.TemporaryDirectory(dir=self.results.parent) as folder:
+                file = pathlib.Path(folder, "model.gguf")
+                output, seconds, memory = run([self.tenfold, "quantize", "--quiet", "--json",
+                                               "-m", self.source, "-o", file, *flags])
+                made = json.loads(output.splitlines()[-1])
+                return {"bits": made["bits_per_weight_quantized"], "seconds": seconds,
+                        "memory": memory, "bytes": file.stat().st_size, **self.evaluate(file)}
+
+        words = [flag.name if isinstance(flag, pathlib.Path) else str(flag) for flag in flags]
+        return self.remember(" ".join([self.args.model, self.args.activations,
+                                       *map(str, self.windows), str(self.args.limit), *words]),
+                             make)
+
+    def print(self) -> None:
+        tasks = [*TASKS] if self.has_tasks else []
+        columns = ["width", "method", "bits", "MiB", "wiki", "c4", *tasks, "s", "MiB of memory"]
+        print("| " + " | ".join(columns) + " |")
+        print("|" + "---|" * len(columns))
+        full = self.remember(f"{self.args.model} source {self.windows} {self.args.limit}",
+                             lambda: self.evaluate(self.source))
+        self.print_row("", "source", full, tasks)
+        for width in self.args.only or WIDTHS:
+            for method in self.args.methods or METHODS:
+                self.print_row(width, method, self.row(width, method), tasks)
+
+    @staticmethod
+    def print_row(width: str, method: str, row: dict, tasks) -> None:
+        made = "bits" in row
+        cells = [width, method, f"{row['bits']:.3f}" if made else f"{row['bits_all']:.2f}",
+                 f"{row['bytes'] / 2**20:.1f}" if made else "",
+                 f"{row['wiki']:.2f}", f"{row['c4']:.2f}",
+                 *(f"{100 * row[task]:.1f}" for task in tasks),
+                 f"{row['seconds']:.0f}" if made else "",
+                 f"{row['memory'] / 2**20:.0f}" if made else ""]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"), "tenfold")
+
+    def names(text):
+        return text.split(",")
+
+    add("--build", default="build/release", help="folder of the build")
+    add("--shared", default="../shared", help="where models, texts and tasks lie")
+    add("--model", default="smollm2", help="smollm2, or a folder of SHARED/models")
+    add("--smollm2", default=cache / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    add("--only", type=names, help=f"widths, of {','.join(WIDTHS)}")
+    add("--methods", type=names, help=f"of {', '.join(METHODS)}")
+    add("--windows", type=int, default=0, help="of perplexity; default: 100, opt-1m all")
+    add("--limit", type=int, default=500, help="items of a task; 0: no tasks")
+    add("--calib-seqs", type=int, default=128)
+    add("--calib-len", type=int, default=512)
+    add("--activations", default="int8x2")
+    add("--extra", default="", help="more flags for quantize")
+    add("--results", default=cache / "quality.jsonl", help="what was measured so far")
+    Table(parser.parse_args()).print()
+
+
+if __name__ == "__main__":
+    main()

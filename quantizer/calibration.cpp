@@ -1,0 +1,106 @@
+#include "quantizer/calibration.h"
+
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <utility>
+
+#include "kernels/error.h"
+#include "runtime/files/json_file.h"
+#include "runtime/files/mapped_file.h"
+#include "runtime/utf8.h"
+
+namespace tenfold {
+namespace {
+
+std::uint64_t splitmix64(std::uint64_t& state) {
+  std::uint64_t z = state += 0x9e3779b97f4a7c15;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  return z ^ (z >> 31);
+}
+
+std::uint64_t hash_ids(const std::vector<std::vector<TokenId>>& sequences) {
+  std::uint64_t hash = 0xcbf29ce484222325;
+  for (const auto& ids : sequences) {
+    for (const TokenId id : ids) {
+      for (int byte = 0; byte < 4; ++byte) {
+        hash = (hash ^ (static_cast<std::uint32_t>(id) >> (8 * byte) & 0xff)) * 0x100000001b3;
+      }
+    }
+  }
+  return hash;
+}
+
+std::string text_of_line(const std::string& path, std::string_view line, std::int64_t number) {
+  const nlohmann::json json = parse_json(line, fmt::format("{}, line {}", path, number));
+  if (!json.is_object() || !json.contains("text") || !json["text"].is_string()) {
+    throw_file_error(path, "line {} is not a JSON object with a \"text\" that is a string", number);
+  }
+  return json["text"].get<std::string>();
+}
+
+}  // namespace
+
+std::int64_t Calibration::tokens() const noexcept {
+  std::int64_t sum = 0;
+  for (const auto& ids : sequences) sum += static_cast<std::int64_t>(ids.size());
+  return sum;
+}
+
+std::string calibration_text(const std::string& path) {
+  const MappedFile file(path);
+  const std::string_view all(reinterpret_cast<const char*>(file.bytes().data()),
+                             file.bytes().size());
+  const auto check = [&](std::string_view text) {
+    if (!is_valid_utf8(text)) throw_file_error(path, "is not UTF-8 text");
+  };
+  if (!path.ends_with(".jsonl")) {
+    check(all);
+    return std::string(all);
+  }
+  std::string text;
+  std::int64_t number = 0;
+  for (std::size_t begin = 0; begin < all.size();) {
+    const std::size_t end = std::min(all.find('\n', begin), all.size());
+    const std::string_view line = all.substr(begin, end - begin);
+    ++number;
+    if (line.find_first_not_of(" \t\r") != std::string_view::npos) {
+      if (!text.empty()) text += "\n\n";
+      text += text_of_line(path, line, number);
+    }
+    begin = end + 1;
+  }
+  check(text);
+  return text;
+}
+
+Calibration draw_calibration(const Tokenizer& tokenizer, const std::string& text,
+                             const CalibrationOptions& options) {
+  EncodeOptions encode;
+  encode.parse_special = false;
+  const std::vector<TokenId> ids = tokenizer.encode(text, encode);
+  const bool bos = tokenizer.adds_bos && tokenizer.bos.has_value();
+  const auto length = static_cast<std::size_t>(options.length - (bos ? 1 : 0));
+  const auto wanted = static_cast<std::size_t>(options.sequences);
+  const std::size_t windows = length == 0 ? 0 : ids.size() / length;
+  if (windows < wanted) {
+    throw_error(ErrorCode::bad_request,
+                "{} has {} tokens, which is {} sequences of {}: fewer than the {} asked for",
+                options.file, ids.size(), windows, options.length, wanted);
+  }
+  std::vector<std::size_t> order(windows);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  Calibration result;
+  std::uint64_t state = options.seed;
+  for (std::size_t i = 0; i < wanted; ++i) {
+    std::swap(order[i], order[i + splitmix64(state) % (windows - i)]);
+    std::vector<TokenId>& sequence = result.sequences.emplace_back();
+    if (bos) sequence.push_back(*tokenizer.bos);
+    const auto from = ids.begin() + static_cast<std::ptrdiff_t>(order[i] * length);
+    sequence.insert(sequence.end(), from, from + static_cast<std::ptrdiff_t>(length));
+  }
+  result.hash = hash_ids(result.sequences);
+  return result;
+}
+
+}  // namespace tenfold

@@ -1,0 +1,169 @@
+#include "quantizer/hessian.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/error.h"
+
+namespace tenfold {
+namespace {
+
+constexpr std::int64_t kTokens = 512;  // added up in float32
+constexpr std::int64_t kBlock = 64;    // columns of a Cholesky step
+constexpr double kMostDamping = 10.0;
+constexpr double kLeastPower =
+    1e-6;  // of the mean: an input that is always 0 counts as this strong
+
+// Lower Cholesky factor of a [n, n], in place in the lower triangle; false where it is not
+// positive definite. Sums are in column order, whatever the number of threads.
+bool cholesky(std::vector<double>& a, std::int64_t n, ThreadPool& pool) {
+  const auto at = [&](std::int64_t i) { return a.data() + i * n; };
+  for (std::int64_t k = 0; k < n; k += kBlock) {
+    const std::int64_t end = std::min(k + kBlock, n);
+    for (std::int64_t j = k; j < end; ++j) {
+      double pivot = at(j)[j];
+      for (std::int64_t c = k; c < j; ++c) pivot -= at(j)[c] * at(j)[c];
+      if (!(pivot > 0) || !std::isfinite(pivot)) return false;
+      at(j)[j] = std::sqrt(pivot);
+      for (std::int64_t i = j + 1; i < end; ++i) {
+        double sum = at(i)[j];
+        for (std::int64_t c = k; c < j; ++c) sum -= at(i)[c] * at(j)[c];
+        at(i)[j] = sum / at(j)[j];
+      }
+    }
+    const std::int64_t left = n - end;
+    const auto blocks = static_cast<int>((left + kBlock - 1) / kBlock);
+    const auto rows_of = [&](int block, auto&& row) {
+      const std::int64_t begin = end + block * kBlock;
+      for (std::int64_t i = begin; i < std::min(begin + kBlock, n); ++i) row(i);
+    };
+    pool.run(blocks, [&](int block, int) {
+      rows_of(block, [&](std::int64_t i) {
+        for (std::int64_t j = k; j < end; ++j) {
+          double sum = at(i)[j];
+          for (std::int64_t c = k; c < j; ++c) sum -= at(i)[c] * at(j)[c];
+          at(i)[j] = sum / at(j)[j];
+        }
+      });
+    });
+    // The panel's transpose lets the update run along rows.
+    std::vector<double> panel(static_cast<std::size_t>((end - k) * left));
+    for (std::int64_t i = end; i < n; ++i) {
+      for (std::int64_t c = k; c < end; ++c) {
+        panel[static_cast<std::size_t>((c - k) * left + i - end)] = at(i)[c];
+      }
+    }
+    pool.run(blocks, [&](int block, int) {
+      rows_of(block, [&](std::int64_t i) {
+        double* row = at(i) + end;
+        const std::int64_t count = i - end + 1;
+        for (std::int64_t c = k; c < end; c += 4) {
+          const double f[4] = {at(i)[c], c + 1 < end ? at(i)[c + 1] : 0.0,
+                               c + 2 < end ? at(i)[c + 2] : 0.0, c + 3 < end ? at(i)[c + 3] : 0.0};
+          const double* p0 = panel.data() + (c - k) * left;
+          const double* p1 = c + 1 < end ? p0 + left : p0;
+          const double* p2 = c + 2 < end ? p1 + left : p0;
+          const double* p3 = c + 3 < end ? p2 + left : p0;
+          for (std::int64_t j = 0; j < count; ++j) {
+            row[j] -= ((f[0] * p0[j] + f[1] * p1[j]) + (f[2] * p2[j] + f[3] * p3[j]));
+          }
+        }
+      });
+    });
+  }
+  return true;
+}
+
+}  // namespace
+
+Hessian::Hessian(std::int64_t cols)
+    : cols_(cols),
+      sum_(static_cast<std::size_t>(cols * cols), 0.0),
+      magnitude_(static_cast<std::size_t>(cols), 0.0) {}
+
+void Hessian::add(const float* x, std::int64_t tokens, Backend& backend) {
+  const auto cols = static_cast<std::size_t>(cols_);
+  for (std::int64_t begin = 0; begin < tokens; begin += kTokens) {
+    const std::int64_t n = std::min(kTokens, tokens - begin);
+    float* t = transposed_.get<float>(cols * static_cast<std::size_t>(n));
+    for (std::int64_t i = 0; i < n; ++i) {
+      const float* row = x + (begin + i) * cols_;
+      for (std::int64_t c = 0; c < cols_; ++c) {
+        t[c * n + i] = row[c];
+        magnitude_[static_cast<std::size_t>(c)] += static_cast<double>(std::fabs(row[c]));
+      }
+    }
+    float* product = product_.get<float>(cols * cols);
+    const Linear square{float_matrix(t, Format::f32, cols_, n), nullptr, product, cols_, false};
+    backend.linear({&square, 1}, t, n, cols_);
+    for (std::size_t i = 0; i < sum_.size(); ++i) sum_[i] += static_cast<double>(product[i]);
+  }
+  tokens_ += tokens;
+}
+
+double Hessian::mean(std::int64_t i, std::int64_t j) const noexcept {
+  return sum_[static_cast<std::size_t>(i * cols_ + j)] / static_cast<double>(tokens_);
+}
+
+std::vector<float> Hessian::diagonal() const {
+  std::vector<float> result(static_cast<std::size_t>(cols_));
+  for (std::int64_t c = 0; c < cols_; ++c) {
+    result[static_cast<std::size_t>(c)] = static_cast<float>(mean(c, c));
+  }
+  return result;
+}
+
+std::vector<float> Hessian::mean_magnitude() const {
+  std::vector<float> result;
+  for (const double sum : magnitude_) {
+    result.push_back(static_cast<float>(sum / static_cast<double>(tokens_)));
+  }
+  return result;
+}
+
+Feedback factor(const Hessian& hessian, const std::vector<std::int32_t>& order, double damping,
+                ThreadPool& pool) {
+  const std::int64_t n = hessian.cols();
+  const auto size = static_cast<std::size_t>(n);
+  const auto from = [&](std::int64_t i) {
+    return order.empty() ? i : std::int64_t{order[static_cast<std::size_t>(i)]};
+  };
+  Feedback result;
+  double trace = 0;
+  for (std::int64_t i = 0; i < n; ++i) trace += hessian.mean(i, i);
+  if (!std::isfinite(trace)) {
+    throw_error(ErrorCode::bad_request,
+                "an activation of the calibration text is not a finite number");
+  }
+  const double mean = trace > 0 ? trace / static_cast<double>(n) : 1.0;
+  std::vector<double> a(size * size);
+  for (result.damping = damping;; result.damping *= 10) {
+    // Columns in reverse: a lower factor of the reversed matrix is an upper one of H.
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::int64_t row = from(n - 1 - i);
+      for (std::int64_t j = 0; j <= i; ++j) {
+        a[static_cast<std::size_t>(i * n + j)] = hessian.mean(row, from(n - 1 - j));
+      }
+      double& diagonal = a[static_cast<std::size_t>(i * n + i)];
+      diagonal += result.damping * std::max(diagonal, kLeastPower * mean);
+    }
+    if (cholesky(a, n, pool)) break;
+    if (result.damping > kMostDamping) {
+      throw_error(ErrorCode::bad_request, "the calibration inputs have no usable second moments");
+    }
+  }
+  result.u.resize(size * size);
+  result.d.resize(size);
+  for (std::int64_t j = 0; j < n; ++j) {
+    const std::int64_t col = n - 1 - j;
+    const double pivot = a[static_cast<std::size_t>(col * n + col)];
+    result.d[static_cast<std::size_t>(j)] = static_cast<float>(pivot * pivot);
+    for (std::int64_t i = 0; i < j; ++i) {
+      result.u[static_cast<std::size_t>(i * n + j)] =
+          static_cast<float>(a[static_cast<std::size_t>((n - 1 - i) * n + col)] / pivot);
+    }
+  }
+  return result;
+}
+
+}  // namespace tenfold
