@@ -49,7 +49,7 @@ struct Recipe {
   CalibrationOptions calibration;            // of gptq and of weighted ranges
   double damping = 0.1;   // gptq: this share of each input's mean square is added to it
   bool act_order = true;  // gptq: the strongest inputs first
-  bool awq = false;        // scale the input channels first, by how strong they are
+  bool awq = false;       // scale the input channels first, by how strong they are
   double mixed = 0;  // this share of a matrix's input columns gets kMixedHighBits, the rest `bits`
 };
 // Throws bad_request for a width, group or share that cannot be.

@@ -13,8 +13,8 @@
 namespace tenfold {
 namespace {
 
-// Written in whole pieces of this size: what a file is written in is what the kernel keeps it in, and
-// pieces of 2 MiB and more it can map with huge pages.
+// Written in whole pieces of this size: what a file is written in is what the kernel keeps it in,
+// and pieces of 2 MiB and more it can map with huge pages.
 constexpr std::size_t kBufferBytes = 4u << 20;
 constexpr int kMaxAttempts = 100;
 
