@@ -39,6 +39,9 @@ class CalibratedModel {
                                         const Recipe& recipe, ThreadPool& pool,
                                         const std::function<void(std::int64_t)>& done);
 
+  // Moves on over layer i, whose weights are already what they will be.
+  void advance(std::int64_t i);
+
   LayerWeights& layer_weights(std::int64_t i) {
     return model_->weights().layers[static_cast<std::size_t>(i)];
   }
@@ -49,7 +52,6 @@ class CalibratedModel {
   Hessian observe(std::int64_t layer, LinearInput input);
   std::vector<Hessian> observe_all(std::int64_t layer);
   void scale_inputs(std::int64_t layer, std::vector<Matrix>& matrices, ThreadPool& pool);
-  void advance(std::int64_t layer);
   std::int64_t input_cols(LinearInput input) const;
 
   Calibration calibration_;

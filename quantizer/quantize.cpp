@@ -3,12 +3,14 @@
 #include <fmt/core.h>
 
 #include <charconv>
+#include <cstring>
 #include <memory>
 #include <span>
 
 #include "kernels/error.h"
 #include "models/gguf_output.h"
 #include "quantizer/calibrated.h"
+#include "quantizer/checkpoint.h"
 #include "quantizer/rtn/realize.h"
 #include "runtime/files/packed_matrix.h"
 
@@ -122,13 +124,32 @@ class Run {
     report(0);
     const Plan plan = make_plan(options_.recipe, tensors_, spec_.tied_head, pool_, source_->path());
     QuantizeResult result = measure(plan, tensors_);
-    if (!options_.dry_run) write(plan, result);
+    if (!options_.dry_run) {
+      check_space(result.all.bytes);
+      write(plan, result);
+    }
     return result;
   }
 
  private:
+  // Before hours of work, not after. Finished layers are kept beside the output.
+  void check_space(std::uint64_t bytes) const {
+    const std::uint64_t needed = needs_calibration(options_.recipe) ? 2 * bytes : bytes;
+    std::error_code error;
+    const std::filesystem::path folder = std::filesystem::absolute(output_).parent_path();
+    const auto space = std::filesystem::space(folder, error);
+    if (error || space.available >= needed) return;  // writing will say what is wrong
+    throw_error(ErrorCode::io, "{}: needs {} MiB of disk, and only {} MiB are free",
+                output_.string(), needed >> 20, space.available >> 20);
+  }
+
   void report(std::uint64_t done) {
     if (!progress_ || progress_(done, total_)) return;
+    if (checkpoint_) {
+      throw_error(ErrorCode::cancelled,
+                  "interrupted; {} was not written: --resume goes on after {} finished layers",
+                  output_.string(), next_layer_);
+    }
     throw_error(ErrorCode::cancelled, "interrupted; {} was not written", output_.string());
   }
 
@@ -149,7 +170,10 @@ class Run {
       const RowReader& rows = tensors_[tensor.source].rows;
       const std::int64_t layer = layer_of(tensor.name);
       if (calibrated_ && layer >= 0 && layer == next_layer_) {
-        quantize_layer(plan, layer, done);
+        if (!restore_layer(plan, layer)) {
+          quantize_layer(plan, layer, done);
+          checkpoint_->save(layer, layer_parts(plan, layer));
+        }
         ++next_layer_;
       }
       if (tensor.matrix && calibrated_ && layer >= 0) {
@@ -170,6 +194,7 @@ class Run {
     }
     if (!divisors.empty()) writer.write(std::as_bytes(std::span(divisors)));
     writer.finish();
+    if (checkpoint_) checkpoint_->remove();
   }
 
   void start_calibration() {
@@ -181,6 +206,74 @@ class Run {
     calibrated_ = std::make_unique<CalibratedModel>(
         source_, draw_calibration(*tokenizer, calibration_text(calibration.file), calibration),
         pool_.size());
+    const auto start = options_.resume ? Checkpoint::Start::resume : Checkpoint::Start::fresh;
+    checkpoint_.emplace(output_,
+                        fmt::format("{} {:016x} {:016x}", to_json(options_.recipe),
+                                    calibrated_->calibration().hash, source_fingerprint()),
+                        start, options_.overwrite);
+  }
+
+  // Of names, sizes and the first bytes of all tensors.
+  std::uint64_t source_fingerprint() const {
+    std::uint64_t hash = 0xcbf29ce484222325;
+    const auto add = [&](const void* data, std::size_t n) {
+      for (std::size_t i = 0; i < n; ++i) {
+        hash = (hash ^ static_cast<const unsigned char*>(data)[i]) * 0x100000001b3;
+      }
+    };
+    for (const ModelTensor& tensor : tensors_) {
+      const SourceWeight& weight = tensor.rows.weight();
+      const std::span<const std::byte> bytes =
+          weight.tensor != nullptr ? weight.tensor->data : parts(*weight.packed).front();
+      const std::uint64_t size = bytes.size();
+      add(tensor.info.name.data(), tensor.info.name.size());
+      add(&size, sizeof size);
+      add(bytes.data(), std::min<std::size_t>(bytes.size(), 256));
+    }
+    return hash;
+  }
+
+  // What the file holds of a layer, in its order, where the running model has it.
+  std::vector<std::span<const std::byte>> layer_parts(const Plan& plan, std::int64_t layer) {
+    std::vector<std::span<const std::byte>> result;
+    LayerWeights& weights = calibrated_->layer_weights(layer);
+    for (const TensorPlan& tensor : plan.tensors) {
+      if (layer_of(tensor.name) != layer) continue;
+      if (tensor.matrix) {
+        for (const auto& part : parts((weights.*role_of(tensor.name).dense).weight.view)) {
+          result.push_back(part);
+        }
+      } else {
+        result.push_back(std::as_bytes(std::span(vector_of(weights, tensor.name))));
+      }
+    }
+    return result;
+  }
+
+  // false where no earlier run finished the layer.
+  bool restore_layer(const Plan& plan, std::int64_t layer) {
+    const std::optional<MappedFile> saved = checkpoint_->layer(layer);
+    if (!saved) return false;
+    LayerWeights& weights = calibrated_->layer_weights(layer);
+    for (const TensorPlan& tensor : plan.tensors) {
+      if (tensor.matrix && layer_of(tensor.name) == layer) {
+        (weights.*role_of(tensor.name).dense).weight = allocate_matrix(layout_of(tensor, tensors_));
+      }
+    }
+    std::span<const std::byte> rest = saved->bytes();
+    for (const auto& part : layer_parts(plan, layer)) {
+      if (part.size() > rest.size()) {
+        throw_file_error(saved->path(), "is shorter than its layer, expected {} bytes more",
+                         part.size() - rest.size());
+      }
+      std::memcpy(const_cast<std::byte*>(part.data()), rest.data(), part.size());
+      rest = rest.subspan(part.size());
+    }
+    if (!rest.empty()) {
+      throw_file_error(saved->path(), "is {} bytes longer than its layer", rest.size());
+    }
+    calibrated_->advance(layer);
+    return true;
   }
 
   void quantize_layer(const Plan& plan, std::int64_t layer, std::uint64_t before) {
@@ -218,6 +311,7 @@ class Run {
   ThreadPool pool_;
   std::uint64_t total_ = 0;                      // weights to go through
   std::unique_ptr<CalibratedModel> calibrated_;  // of methods that look at activations
+  std::optional<Checkpoint> checkpoint_;         // of those
   std::int64_t next_layer_ = 0;
 };
 

@@ -18,6 +18,7 @@ struct QuantizeOptions {
   int threads = 0;  // 0: default_thread_count()
   bool overwrite = false;
   bool dry_run = false;  // plan and measure, write nothing
+  bool resume = false;   // go on with the finished layers of an interrupted calibrated run
 };
 
 struct QuantizedSize {
@@ -33,7 +34,9 @@ struct QuantizeResult {
   bool split_head = false;       // embedding and head were one matrix and are now two
 };
 
-// progress(done, total) in weights; false cancels (nothing is left behind).
+// progress(done, total) in weights; false cancels. Nothing is left behind, except that a run with
+// calibration keeps its finished layers in OUT.gguf.work for `resume`, which ends in the same
+// bytes.
 QuantizeResult quantize(const std::shared_ptr<const ModelSource>& source,
                         const std::filesystem::path& output, const QuantizeOptions& options,
                         const std::function<bool(std::uint64_t, std::uint64_t)>& progress);

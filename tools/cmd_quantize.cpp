@@ -31,6 +31,7 @@ struct Options {
   bool awq = false;
   bool force = false;
   bool dry_run = false;
+  bool resume = false;
   bool json = false;
 };
 
@@ -106,6 +107,7 @@ int run(const Options& options) {
   quantization.threads = options.common.threads;
   quantization.overwrite = options.force;
   quantization.dry_run = options.dry_run;
+  quantization.resume = options.resume;
   const auto source = std::make_shared<const ModelSource>(options.common.model);
   catch_interrupts();
   catch_termination();
@@ -213,6 +215,8 @@ Command add_quantize(CLI::App& app) {
   add_recipe_options(*sub, *options);
   add_calibration_options(*sub, *options);
   sub->add_flag("--force", options->force, "replace OUT.gguf if it exists");
+  sub->add_flag("--resume", options->resume,
+                "go on with the finished layers of an interrupted run");
   sub->add_flag("--dry-run", options->dry_run, "show sizes and bits per weight, write nothing");
   sub->add_flag("--json", options->json, "print one JSON object");
   sub->footer("Example:\n  tenfold quantize -m opt-125m/ -o opt-125m-q4.gguf --bits 4 --group 64");

@@ -87,6 +87,69 @@ TEST_F(Calibrated, AwqComputesTheSameFunction) {
   EXPECT_LT(divergence_of(make("awq.gguf", awq)), 2 * plain + 1e-6);
 }
 
+// Interrupted at every point where progress is reported, and taken up again each time.
+TEST_F(Calibrated, ResumesToTheSameBytes) {
+  Recipe both = recipe(Method::gptq);
+  both.awq = true;
+  const auto whole = read_file(make("whole.gguf", both));
+  QuantizeOptions options;
+  options.recipe = both;
+  options.threads = 2;
+  const auto source = std::make_shared<const ModelSource>(model_);
+  const auto path = folder_ / "parts.gguf";
+  int interruptions = 0;
+  for (int stop_at = 3;; stop_at += 5) {
+    int calls = 0;
+    try {
+      quantize(source, path, options,
+               [&](std::uint64_t, std::uint64_t) { return ++calls < stop_at; });
+      break;
+    } catch (const Error& error) {
+      ASSERT_EQ(error.code(), ErrorCode::cancelled) << error.what();
+    }
+    ++interruptions;
+    EXPECT_FALSE(std::filesystem::exists(path));
+    if (interruptions == 1) {
+      EXPECT_NE(testing::expect_error(ErrorCode::bad_request,
+                                      [&] { quantize(source, path, options, {}); })
+                    .find("--resume goes on with it"),
+                std::string::npos);
+      QuantizeOptions other = options;
+      other.resume = true;
+      other.recipe.calibration.seed = 5;
+      EXPECT_NE(
+          testing::expect_error(ErrorCode::bad_request, [&] { quantize(source, path, other, {}); })
+              .find("another recipe, source or calibration text"),
+          std::string::npos);
+    }
+    options.resume = true;
+  }
+  EXPECT_GT(interruptions, 2);
+  EXPECT_EQ(read_file(path), whole);
+  EXPECT_FALSE(std::filesystem::exists(path.string() + ".work"));
+}
+
+TEST_F(Calibrated, RefusesADamagedLayer) {
+  const Recipe gptq = recipe(Method::gptq);
+  QuantizeOptions options;
+  options.recipe = gptq;
+  const auto source = std::make_shared<const ModelSource>(model_);
+  const auto path = folder_ / "out.gguf";
+  const std::filesystem::path layer = path.string() + ".work/layer-0.bin";
+  testing::expect_error(ErrorCode::cancelled, [&] {
+    quantize(source, path, options,
+             [&](std::uint64_t, std::uint64_t) { return !std::filesystem::exists(layer); });
+  });
+  const auto size = std::filesystem::file_size(layer);
+  options.resume = true;
+  for (const auto wrong : {size - 1, size + 1}) {
+    std::filesystem::resize_file(layer, wrong);
+    const std::string message =
+        testing::expect_error(ErrorCode::bad_file, [&] { quantize(source, path, options, {}); });
+    EXPECT_NE(message.find("layer-0.bin"), std::string::npos) << message;
+  }
+}
+
 TEST_F(Calibrated, NeedsAText) {
   Recipe none = recipe(Method::gptq);
   none.calibration.file.clear();
