@@ -26,9 +26,10 @@ std::vector<float> in_order(const std::vector<float>& values,
 }  // namespace
 
 CalibratedModel::CalibratedModel(std::shared_ptr<const ModelSource> source, Calibration calibration,
-                                 int threads)
+                                 int threads, const std::string& isa, std::function<void()> busy)
     : calibration_(std::move(calibration)),
-      ws_(make_cpu_backend({threads, "", Activations::int8})),
+      busy_(std::move(busy)),
+      ws_(make_cpu_backend({threads, isa, Activations::int8})),
       model_(load_decoder(std::move(source))),
       kv_(kv_shape(model_->info(), KvType::f16),
           static_cast<std::int64_t>(calibration_.sequences.front().size())),
@@ -37,6 +38,7 @@ CalibratedModel::CalibratedModel(std::shared_ptr<const ModelSource> source, Cali
   const std::size_t floats =
       calibration_.sequences.front().size() * static_cast<std::size_t>(model_->info().dim);
   for (std::size_t s = 0; s < calibration_.sequences.size(); ++s) {
+    busy_();
     batch_.clear();
     std::int32_t position = 0;
     for (const TokenId id : calibration_.sequences[s]) batch_.add(id, position++, 0);
@@ -49,6 +51,7 @@ CalibratedModel::CalibratedModel(std::shared_ptr<const ModelSource> source, Cali
 
 // All sequences have the same length and positions, so the step of the last one serves for all.
 void CalibratedModel::load_sequence(std::size_t sequence) {
+  busy_();
   const auto floats = static_cast<std::size_t>(batch_.size() * model_->info().dim);
   std::memcpy(ws_.x.get<float>(floats), residual_.as<float>() + sequence * floats,
               floats * sizeof(float));
@@ -78,6 +81,7 @@ Hessian CalibratedModel::observe(std::int64_t layer, LinearInput input) {
     model_->layer(layer, batch_, kv_, ws_);
   }
   ws_.input_tap = {};
+  hessian.require_finite();
   return hessian;
 }
 
@@ -94,6 +98,7 @@ std::vector<Hessian> CalibratedModel::observe_all(std::int64_t layer) {
     model_->layer(layer, batch_, kv_, ws_);
   }
   ws_.input_tap = {};
+  for (const Hessian& hessian : hessians) hessian.require_finite();
   return hessians;
 }
 
@@ -151,41 +156,49 @@ void CalibratedModel::advance(std::int64_t layer) {
   }
 }
 
-std::vector<CalibratedModel::LayerLoss> CalibratedModel::quantize_layer(
-    std::int64_t i, std::vector<Matrix> matrices, const Recipe& recipe, ThreadPool& pool,
-    const std::function<void(std::int64_t)>& done) {
+QuantizedMatrix CalibratedModel::realize_matrix(const Matrix& matrix, const Hessian& hessian,
+                                                const Recipe& recipe, ThreadPool& pool,
+                                                const std::function<void(std::int64_t)>& done) {
+  const MatrixPlan& plan = matrix.plan;
+  if (recipe.method == Method::rtn) {
+    std::vector<float> importance;
+    if (plan.range == RangeKind::weighted) importance = in_order(hessian.diagonal(), plan.order);
+    return realize(*matrix.source, plan, pool, matrix.name, done, importance);
+  }
+  if (std::optional<QuantizedMatrix> copy = copy_of_source(*matrix.source, plan, pool)) {
+    done(matrix.source->rows());
+    return *std::move(copy);
+  }
+  if (gptq_ == nullptr || gptq_order_ != plan.order) {
+    const GptqOptions options{recipe.damping, recipe.act_order};
+    gptq_ = std::make_unique<GptqInput>(hessian, plan.order, options, pool);
+    gptq_order_ = plan.order;
+  }
+  return realize_gptq(*matrix.source, plan, *gptq_, pool, matrix.name, done).matrix;
+}
+
+void CalibratedModel::quantize_layer(std::int64_t i, std::vector<Matrix> matrices,
+                                     const Recipe& recipe, ThreadPool& pool,
+                                     const std::function<void(std::int64_t)>& done) {
   if (recipe.awq) scale_inputs(i, matrices, pool);
-  std::vector<LayerLoss> losses;
   std::int64_t weights = 0;
   for (const LinearInput input : kInputs) {
     const Hessian hessian = observe(i, input);
-    std::unique_ptr<GptqInput> shared;  // by matrices of one column order
-    const std::vector<std::int32_t>* order = nullptr;
+    gptq_.reset();
+    // All are made from the inputs as they are now, then replaced.
     std::vector<std::pair<Dense*, QuantizedMatrix>> made;
     for (const Matrix& matrix : matrices) {
       if (matrix.input != input) continue;
-      const auto count = [&](std::int64_t rows) { done(weights + rows * matrix.source->cols()); };
-      if (recipe.method == Method::gptq) {
-        if (order == nullptr || *order != matrix.plan.order) {
-          shared = std::make_unique<GptqInput>(hessian, matrix.plan.order,
-                                               GptqOptions{recipe.damping, recipe.act_order}, pool);
-          order = &matrix.plan.order;
-        }
-        GptqResult result =
-            realize_gptq(*matrix.source, matrix.plan, *shared, pool, matrix.name, count);
-        losses.push_back({matrix.name, result.loss});
-        made.emplace_back(matrix.target, std::move(result.matrix));
-      } else {
-        const std::vector<float> importance = in_order(hessian.diagonal(), matrix.plan.order);
-        made.emplace_back(matrix.target, realize(*matrix.source, matrix.plan, pool, matrix.name,
-                                                 count, importance));
-      }
+      made.emplace_back(matrix.target,
+                        realize_matrix(matrix, hessian, recipe, pool, [&](std::int64_t rows) {
+                          done(weights + rows * matrix.source->cols());
+                        }));
       weights += matrix.source->rows() * matrix.source->cols();
+      matrix.source->release();
     }
     for (auto& [target, matrix] : made) target->weight = std::move(matrix);
   }
   advance(i);
-  return losses;
 }
 
 }  // namespace tenfold

@@ -1,7 +1,11 @@
 #pragma once
-// Layer by layer through a model on calibration text, with everything before already quantized
-// ("true-sequential"): the inputs of a layer's products are those they will meet when the model
-// runs, from the engine's own forward pass and packed kernels.
+// Layer by layer through a model on calibration text, with all matrices of the layers before
+// already quantized ("true-sequential"): inputs come from the engine's own forward pass and packed
+// kernels. Embeddings are the source's.
+//
+// Memory beside the source's mapping: the residual stream of all tokens, 4 bytes a channel, and for
+// the n inputs of the widest matrix 12 n^2 bytes while its moments are taken, as much again while
+// they are factored, and four times as much while AWQ looks at a layer.
 
 #include <functional>
 #include <memory>
@@ -11,6 +15,7 @@
 #include "kernels/buffer.h"
 #include "models/decoder.h"
 #include "quantizer/calibration.h"
+#include "quantizer/gptq/realize.h"
 #include "quantizer/hessian.h"
 #include "quantizer/plan.h"
 #include "runtime/workspace.h"
@@ -19,11 +24,13 @@ namespace tenfold {
 
 class CalibratedModel {
  public:
-  // Holds the residual stream of all tokens, 4 bytes a channel.
-  CalibratedModel(std::shared_ptr<const ModelSource> source, Calibration calibration, int threads);
+  // isa: "" for the best of this machine; other sets give (slightly) other activations. busy() is
+  // called for every sequence, here and later, and may throw.
+  CalibratedModel(std::shared_ptr<const ModelSource> source, Calibration calibration, int threads,
+                  const std::string& isa, std::function<void()> busy);
 
   // Quantizes the matrices of layer i, which must be the next one, and moves on to its outputs.
-  // plans: of the layer's matrices, by role ("attn_q"); done(weights) now and then, may throw.
+  // done(weights) now and then, may throw.
   struct Matrix {
     std::string name;  // for errors
     LinearInput input;
@@ -31,13 +38,8 @@ class CalibratedModel {
     MatrixPlan plan;
     Dense* target;  // in the running model
   };
-  struct LayerLoss {
-    std::string name;
-    double loss = 0;  // mean square error of the outputs, summed over rows; gptq only
-  };
-  std::vector<LayerLoss> quantize_layer(std::int64_t i, std::vector<Matrix> matrices,
-                                        const Recipe& recipe, ThreadPool& pool,
-                                        const std::function<void(std::int64_t)>& done);
+  void quantize_layer(std::int64_t i, std::vector<Matrix> matrices, const Recipe& recipe,
+                      ThreadPool& pool, const std::function<void(std::int64_t)>& done);
 
   // Moves on over layer i, whose weights are already what they will be.
   void advance(std::int64_t i);
@@ -54,7 +56,13 @@ class CalibratedModel {
   void scale_inputs(std::int64_t layer, std::vector<Matrix>& matrices, ThreadPool& pool);
   std::int64_t input_cols(LinearInput input) const;
 
+  QuantizedMatrix realize_matrix(const Matrix& matrix, const Hessian& hessian, const Recipe& recipe,
+                                 ThreadPool& pool, const std::function<void(std::int64_t)>& done);
+
   Calibration calibration_;
+  std::function<void()> busy_;
+  std::unique_ptr<GptqInput> gptq_;  // of the last input and column order
+  std::vector<std::int32_t> gptq_order_;
   Workspace ws_;
   std::unique_ptr<Decoder> model_;
   KvCache kv_;

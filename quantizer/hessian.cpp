@@ -8,8 +8,9 @@
 namespace tenfold {
 namespace {
 
-constexpr std::int64_t kTokens = 512;  // added up in float32
-constexpr std::int64_t kBlock = 64;    // columns of a Cholesky step
+constexpr std::int64_t kTokens = 512;   // added up in float32
+constexpr std::int64_t kBlock = 64;     // columns of a Cholesky step
+constexpr double kLeastDamping = 1e-6;  // where none was asked for, but is needed
 constexpr double kMostDamping = 10.0;
 constexpr double kLeastPower =
     1e-6;  // of the mean: an input that is always 0 counts as this strong
@@ -121,6 +122,14 @@ std::vector<float> Hessian::mean_magnitude() const {
   return result;
 }
 
+void Hessian::require_finite() const {
+  for (std::int64_t c = 0; c < cols_; ++c) {
+    if (std::isfinite(mean(c, c))) continue;
+    throw_error(ErrorCode::bad_request,
+                "an activation of the calibration text is not a finite number");
+  }
+}
+
 Feedback factor(const Hessian& hessian, const std::vector<std::int32_t>& order, double damping,
                 ThreadPool& pool) {
   const std::int64_t n = hessian.cols();
@@ -131,13 +140,9 @@ Feedback factor(const Hessian& hessian, const std::vector<std::int32_t>& order, 
   Feedback result;
   double trace = 0;
   for (std::int64_t i = 0; i < n; ++i) trace += hessian.mean(i, i);
-  if (!std::isfinite(trace)) {
-    throw_error(ErrorCode::bad_request,
-                "an activation of the calibration text is not a finite number");
-  }
   const double mean = trace > 0 ? trace / static_cast<double>(n) : 1.0;
   std::vector<double> a(size * size);
-  for (result.damping = damping;; result.damping *= 10) {
+  for (result.damping = damping;; result.damping = std::max(10 * result.damping, kLeastDamping)) {
     // Columns in reverse: a lower factor of the reversed matrix is an upper one of H.
     for (std::int64_t i = 0; i < n; ++i) {
       const std::int64_t row = from(n - 1 - i);

@@ -20,6 +20,8 @@ class Hessian {
   void add(const float* x, std::int64_t tokens, Backend& backend);
   std::int64_t cols() const noexcept { return cols_; }
   std::int64_t tokens() const noexcept { return tokens_; }
+  // Throws bad_request where an input was not: everything after it would be chosen by chance.
+  void require_finite() const;
   double mean(std::int64_t i, std::int64_t j) const noexcept;
   std::vector<float> diagonal() const;        // mean square of each input
   std::vector<float> mean_magnitude() const;  // mean |x| of each input
@@ -43,7 +45,7 @@ struct Feedback {
 };
 
 // order: H's column at each place; empty: as they are. Damping grows tenfold until the matrix is
-// positive definite. Throws bad_request where it never is (an input that is not finite).
+// positive definite. Throws bad_request where it never is.
 Feedback factor(const Hessian& hessian, const std::vector<std::int32_t>& order, double damping,
                 ThreadPool& pool);
 

@@ -46,7 +46,7 @@ struct Recipe {
   RangeKind range = RangeKind::mse;
   std::optional<MinKind> min;                // of the layers' matrices; absent: by width
   std::optional<int> embed_bits, head_bits;  // absent: 8; where they are tied, like the other
-  CalibrationOptions calibration;            // of gptq and of weighted ranges
+  CalibrationOptions calibration;            // of gptq, awq and weighted ranges
   double damping = 0.1;   // gptq: this share of each input's mean square is added to it
   bool act_order = true;  // gptq: the strongest inputs first
   bool awq = false;       // scale the input channels first, by how strong they are

@@ -144,7 +144,8 @@ class Run {
   }
 
   void report(std::uint64_t done) {
-    if (!progress_ || progress_(done, total_)) return;
+    reported_ = std::max(reported_, done);
+    if (!progress_ || progress_(reported_, total_)) return;
     if (checkpoint_) {
       throw_error(ErrorCode::cancelled,
                   "interrupted; {} was not written: --resume goes on after {} finished layers",
@@ -205,7 +206,7 @@ class Run {
     const CalibrationOptions& calibration = options_.recipe.calibration;
     calibrated_ = std::make_unique<CalibratedModel>(
         source_, draw_calibration(*tokenizer, calibration_text(calibration.file), calibration),
-        pool_.size());
+        pool_.size(), options_.isa, [this] { report(reported_); });
     const auto start = options_.resume ? Checkpoint::Start::resume : Checkpoint::Start::fresh;
     checkpoint_.emplace(output_,
                         fmt::format("{} {:016x} {:016x}", to_json(options_.recipe),
@@ -310,6 +311,7 @@ class Run {
   std::vector<ModelTensor> tensors_;
   ThreadPool pool_;
   std::uint64_t total_ = 0;                      // weights to go through
+  std::uint64_t reported_ = 0;                   // of these, at most, so far
   std::unique_ptr<CalibratedModel> calibrated_;  // of methods that look at activations
   std::optional<Checkpoint> checkpoint_;         // of those
   std::int64_t next_layer_ = 0;

@@ -1,12 +1,14 @@
 #pragma once
 // Makes a quantized model file: plans every tensor, then realizes and writes them one by one.
-// Memory stays below the largest tensor in packed form and a few MiB. The same source and recipe
+// Memory stays below the largest tensor in packed form and a few MiB; calibration takes more
+// (calibrated.h). The same source and recipe
 // give the same bytes.
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "quantizer/plan.h"
 #include "runtime/model_source.h"
@@ -16,6 +18,7 @@ namespace tenfold {
 struct QuantizeOptions {
   Recipe recipe;
   int threads = 0;  // 0: default_thread_count()
+  std::string isa;  // of the calibration's forward passes; "": the best of this machine
   bool overwrite = false;
   bool dry_run = false;  // plan and measure, write nothing
   bool resume = false;   // go on with the finished layers of an interrupted calibrated run

@@ -32,6 +32,15 @@ void validate(const Recipe& recipe) {
                 : recipe.awq                  ? "awq"
                                               : "a weighted range");
   }
+  if (!(recipe.damping >= 0 && recipe.damping <= 1)) {
+    throw_error(ErrorCode::bad_request, "damping must lie between 0 and 1, found {}",
+                recipe.damping);
+  }
+  if (recipe.calibration.sequences < 1 || recipe.calibration.length < 2) {
+    throw_error(ErrorCode::bad_request,
+                "calibration takes at least one sequence of two tokens, found {} of {}",
+                recipe.calibration.sequences, recipe.calibration.length);
+  }
   if (!(recipe.mixed >= 0 && recipe.mixed < 1)) {
     throw_error(ErrorCode::bad_request, "the mixed share must lie between 0 and 1, found {}",
                 recipe.mixed);

@@ -107,7 +107,13 @@ Encoded encode(const Tokenizer& tokenizer, const Choice& choice, std::int64_t ma
   options.parse_special = false;
   Encoded result;
   result.ids = tokenizer.encode(choice.context + choice.scored, options);
-  const auto context = static_cast<std::int64_t>(tokenizer.encode(choice.context, options).size());
+  auto context = static_cast<std::int64_t>(tokenizer.encode(choice.context, options).size());
+  if (context == 0) {  // the first scored token has to follow something
+    const std::optional<TokenId> start = tokenizer.bos ? tokenizer.bos : tokenizer.eos;
+    if (!start) throw_error(ErrorCode::bad_request, "a choice without context needs a BOS token");
+    result.ids.insert(result.ids.begin(), *start);
+    context = 1;
+  }
   const auto size = static_cast<std::int64_t>(result.ids.size());
   result.first = std::clamp<std::int64_t>(context, 1, std::max<std::int64_t>(1, size - 1));
   // The last token is only ever predicted.

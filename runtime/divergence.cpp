@@ -108,7 +108,7 @@ double kl_divergence(std::span<const float> logits_p, std::span<const float> log
     const double log_q = static_cast<double>(logits_q[i]) - q.max - q.log_sum;
     sum += static_cast<double>(std::exp(static_cast<float>(log_p))) * (log_p - log_q);
   }
-  return std::max(sum, 0.0);
+  return sum < 0 ? 0.0 : sum;  // NaN stays
 }
 
 DivergenceResult divergence(
@@ -132,6 +132,10 @@ DivergenceResult divergence(
   DivergenceResult result;
   for (const std::vector<TokenId>& ids : windows) {
     compare_window(p, q, ids, first, pool, scores);
+    for (const double kl : scores.kl) {
+      if (std::isfinite(kl)) continue;
+      throw_error(ErrorCode::bad_request, "a logit of one of the models is not a finite number");
+    }
     ++result.windows;
     if (progress &&
         !progress(result.windows, static_cast<std::int64_t>(windows.size()), mean_of(scores.kl))) {

@@ -105,6 +105,7 @@ int run(const Options& options) {
   QuantizeOptions quantization;
   quantization.recipe = to_recipe(options);
   quantization.threads = options.common.threads;
+  quantization.isa = options.common.isa;
   quantization.overwrite = options.force;
   quantization.dry_run = options.dry_run;
   quantization.resume = options.resume;

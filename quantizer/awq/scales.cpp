@@ -64,6 +64,8 @@ void round_scaled(const Sample& sample, std::span<const float> scale, std::span<
     importance[c] = power[from] / (scale[from] * scale[from]);
   }
   const MatrixView layout = layout_of(plan, kPanelRows, sample.cols);
+  std::span<const float> counted;
+  if (plan.range == RangeKind::weighted) counted = importance;
   for (int r = 0; r < sample.n_rows; ++r) {
     const float* row = sample.rows.data() + static_cast<std::size_t>(r) * cols;
     float* error = errors + static_cast<std::size_t>(r) * cols;
@@ -78,7 +80,7 @@ void round_scaled(const Sample& sample, std::span<const float> scale, std::span<
         const auto end = static_cast<std::size_t>(std::min(begin + band.group, band.col_end));
         const Grid grid =
             fit_group({weights.data() + first, end - first}, {bits, band.min_kind, plan.range},
-                      {importance.data() + first, end - first});
+                      counted.empty() ? counted : counted.subspan(first, end - first));
         for (std::size_t c = first; c < end; ++c) {
           std::uint8_t code = 0;
           const std::size_t to = source_of(c);

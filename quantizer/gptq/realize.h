@@ -1,8 +1,8 @@
 #pragma once
 // GPTQ: columns are rounded one after the other, each after it was moved by what the errors of the
 // earlier ones can make up for on the calibration inputs (hessian.h has the algebra). Grids are
-// fitted with the columns' conditional variances as importances, so that range search and
-// compensation minimize the same loss.
+// fitted with importances: in act order the mean square of each input, from left to right its
+// conditional variance given the later ones.
 
 #include <functional>
 #include <span>

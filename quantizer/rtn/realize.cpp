@@ -68,15 +68,22 @@ double realize_panel(const float* rows, int n_rows, const MatrixPlan& plan, std:
   return error;
 }
 
+std::optional<QuantizedMatrix> copy_of_source(const RowReader& source, const MatrixPlan& plan,
+                                              ThreadPool& pool) {
+  if (!plan.col_factor.empty() || !plan.row_factor.empty()) return std::nullopt;
+  QuantizedMatrix out = allocate_matrix(layout_of(plan, source.rows(), source.cols()));
+  if (!copy_codes(source, out, pool)) return std::nullopt;
+  return out;
+}
+
 QuantizedMatrix realize(const RowReader& source, const MatrixPlan& plan, ThreadPool& pool,
                         const std::string& what, const std::function<void(std::int64_t)>& done,
                         std::span<const float> importance) {
-  QuantizedMatrix out = allocate_matrix(layout_of(plan, source.rows(), source.cols()));
-  const bool as_is = plan.col_factor.empty() && plan.row_factor.empty();
-  if (as_is && copy_codes(source, out, pool)) {
+  if (std::optional<QuantizedMatrix> copy = copy_of_source(source, plan, pool)) {
     done(source.rows());
-    return out;
+    return *std::move(copy);
   }
+  QuantizedMatrix out = allocate_matrix(layout_of(plan, source.rows(), source.cols()));
   for_each_panel(source, plan, pool, what, done, [&](PanelReader& reader, std::int64_t panel, int) {
     realize_panel(reader.rows(), reader.n_rows(), plan, panel, out, reader.codes(), importance);
   });

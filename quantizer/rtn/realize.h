@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -22,7 +23,12 @@ double realize_panel(const float* rows, int n_rows, const MatrixPlan& plan, std:
                      const QuantizedMatrix& out, std::uint8_t* codes,
                      std::span<const float> importance = {}) noexcept;
 
-// Where the source is a quantized type and the plan its very layout, its codes are copied. `what`
+// Where the source is a quantized type and the plan its very layout, its codes are copied; nullopt
+// where it is not.
+std::optional<QuantizedMatrix> copy_of_source(const RowReader& source, const MatrixPlan& plan,
+                                              ThreadPool& pool);
+
+// A copy of the source where that is possible, else rounded to nearest. `what`
 // names the tensor for the error (bad_file) that a weight which is no number ends in. done(rows) is
 // called now and then, and may throw.
 QuantizedMatrix realize(const RowReader& source, const MatrixPlan& plan, ThreadPool& pool,

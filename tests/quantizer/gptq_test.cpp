@@ -148,9 +148,11 @@ TEST(Feedback, DampsWhatIsSingular) {
   const auto backend = make_cpu_backend({1, "", Activations::int8});
   hessian.add(x.data(), 1, *backend);
   ThreadPool pool(1);
-  const Feedback feedback = factor(hessian, {}, 1e-17, pool);
-  EXPECT_GT(feedback.damping, 1e-17);
-  for (const float d : feedback.d) EXPECT_GT(d, 0);
+  for (const double damping : {0.0, 1e-17}) {
+    const Feedback feedback = factor(hessian, {}, damping, pool);
+    EXPECT_GT(feedback.damping, 1e-17);
+    for (const float d : feedback.d) EXPECT_GT(d, 0);
+  }
 }
 
 TEST(Gptq, LossIsThatOfTheOutputs) {
