@@ -203,15 +203,15 @@ class Run {
     if (tokenizer == nullptr) {
       throw_error(ErrorCode::bad_request, "{} has no tokenizer to calibrate with", source_->path());
     }
-    const CalibrationOptions& calibration = options_.recipe.calibration;
-    calibrated_ = std::make_unique<CalibratedModel>(
-        source_, draw_calibration(*tokenizer, calibration_text(calibration.file), calibration),
-        pool_.size(), options_.isa, [this] { report(reported_); });
+    const CalibrationOptions& options = options_.recipe.calibration;
+    Calibration calibration = draw_calibration(*tokenizer, calibration_text(options.file), options);
     const auto start = options_.resume ? Checkpoint::Start::resume : Checkpoint::Start::fresh;
     checkpoint_.emplace(output_,
-                        fmt::format("{} {:016x} {:016x}", to_json(options_.recipe),
-                                    calibrated_->calibration().hash, source_fingerprint()),
+                        fmt::format("{} {:016x} {:016x} {}", to_json(options_.recipe),
+                                    calibration.hash, source_fingerprint(), options_.isa),
                         start, options_.overwrite);
+    calibrated_ = std::make_unique<CalibratedModel>(source_, std::move(calibration), pool_.size(),
+                                                    options_.isa, [this] { report(reported_); });
   }
 
   // Of names, sizes and the first bytes of all tensors.
