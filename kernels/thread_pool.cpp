@@ -14,6 +14,8 @@ namespace {
 
 constexpr int kSpins = 4000;  // some 50 microseconds: longer than the gap between two layers
 
+constexpr std::uint64_t kClosed = 0x7fffffff;  // as the next chunk: there is none
+
 void relax() noexcept { __builtin_ia32_pause(); }
 
 // cgroup v2 "max 100000" or "150000 100000"; 0 where there is no limit.
@@ -64,13 +66,15 @@ void ThreadPool::run_erased(int n_chunks, void* context, Function function) {
     for (int chunk = 0; chunk < n_chunks; ++chunk) function(context, chunk, 0);
     return;
   }
-  // The previous region is complete, so no worker holds one of its chunks and these may change; a
-  // worker can use them only after its CAS succeeds on the new ticket.
-  n_chunks_.store(n_chunks, std::memory_order_relaxed);
-  context_.store(context, std::memory_order_relaxed);
-  function_.store(function, std::memory_order_relaxed);
-  done_.store(0, std::memory_order_relaxed);
   const std::uint32_t generation = generation_.load(std::memory_order_relaxed) + 1;
+  // The previous region is complete, but a worker may still hold its last ticket, about to find
+  // that no chunk is left. Closing the ticket first makes that worker's CAS fail even where it
+  // reads the new number of chunks: whoever sees one of the stores below sees this one too.
+  ticket_.store(std::uint64_t{generation} << 32 | kClosed, std::memory_order_relaxed);
+  n_chunks_.store(n_chunks, std::memory_order_release);
+  context_.store(context, std::memory_order_release);
+  function_.store(function, std::memory_order_release);
+  done_.store(0, std::memory_order_relaxed);
   ticket_.store(static_cast<std::uint64_t>(generation) << 32, std::memory_order_release);
   generation_.store(generation, std::memory_order_release);
   generation_.notify_all();
@@ -89,9 +93,9 @@ void ThreadPool::work(std::uint32_t generation, int thread) {
     std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
     if (static_cast<std::uint32_t>(ticket >> 32) != generation) return;
     const int chunk = static_cast<int>(static_cast<std::uint32_t>(ticket));
-    const int n_chunks = n_chunks_.load(std::memory_order_relaxed);
-    const Function function = function_.load(std::memory_order_relaxed);
-    void* const context = context_.load(std::memory_order_relaxed);
+    const int n_chunks = n_chunks_.load(std::memory_order_acquire);
+    const Function function = function_.load(std::memory_order_acquire);
+    void* const context = context_.load(std::memory_order_acquire);
     if (chunk >= n_chunks) return;
     if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
     function(context, chunk, thread);

@@ -45,5 +45,22 @@ TEST(ThreadPool, WakesSleepingWorkers) {
 
 TEST(ThreadPool, DefaultCountIsPositive) { EXPECT_GE(default_thread_count(), 1); }
 
+// Short and long regions in turn: a worker that leaves one must not take a chunk of the next with
+// the ticket of the last.
+TEST(ThreadPool, RunsEveryChunkOnceWhateverCameBefore) {
+  ThreadPool pool(4);
+  std::array<std::atomic<int>, 64> runs{};
+  for (int region = 0; region < 20000; ++region) {
+    const int chunks = region % 2 == 0 ? 2 : 64;
+    pool.run(chunks, [&runs, chunks](int chunk, int) {
+      ASSERT_LT(chunk, chunks);
+      ++runs[static_cast<std::size_t>(chunk)];
+    });
+  }
+  for (int chunk = 0; chunk < 64; ++chunk) {
+    EXPECT_EQ(runs[static_cast<std::size_t>(chunk)], chunk < 2 ? 20000 : 10000);
+  }
+}
+
 }  // namespace
 }  // namespace tenfold
