@@ -191,19 +191,16 @@ void Decoder::head(const Batch& batch, Workspace& ws) const {
   ws.backend->linear({&head, 1}, hidden, spec_.embed_dim, rows);
 }
 
-std::unique_ptr<Model> load_model(std::shared_ptr<const ModelSource> source) {
+std::unique_ptr<Decoder> load_decoder(std::shared_ptr<const ModelSource> source, RowOrder order) {
   const Family& family = find_family(*source);
   DecoderSpec spec = read_spec(family, *source);
-  DecoderWeights weights = load_weights(family, spec, *source, RowOrder::source);
+  DecoderWeights weights = load_weights(family, spec, *source, order);
+  if (order == RowOrder::gguf && family.gguf_interleaves_rope) spec.rope.interleaved = true;
   return std::make_unique<Decoder>(std::move(spec), std::move(weights), std::move(source));
 }
 
-std::unique_ptr<Decoder> load_decoder(std::shared_ptr<const ModelSource> source) {
-  const Family& family = find_family(*source);
-  DecoderSpec spec = read_spec(family, *source);
-  DecoderWeights weights = load_weights(family, spec, *source, RowOrder::gguf);
-  if (family.gguf_interleaves_rope) spec.rope.interleaved = true;
-  return std::make_unique<Decoder>(std::move(spec), std::move(weights), std::move(source));
+std::unique_ptr<Model> load_model(std::shared_ptr<const ModelSource> source) {
+  return load_decoder(std::move(source), RowOrder::source);
 }
 
 }  // namespace tenfold

@@ -40,7 +40,7 @@ class Decoder : public Model {
 
 // Finds the family, reads and checks everything, maps or dequantizes the weights.
 std::unique_ptr<Model> load_model(std::shared_ptr<const ModelSource> source);
-// The same with its rows in GGUF's order, as RowReader reads them: what quantizing replaces fits.
-std::unique_ptr<Decoder> load_decoder(std::shared_ptr<const ModelSource> source);
+// In GGUF's order rows are as RowReader reads them: what quantizing replaces fits.
+std::unique_ptr<Decoder> load_decoder(std::shared_ptr<const ModelSource> source, RowOrder order);
 
 }  // namespace tenfold

@@ -30,7 +30,7 @@ CalibratedModel::CalibratedModel(std::shared_ptr<const ModelSource> source, Cali
     : calibration_(std::move(calibration)),
       busy_(std::move(busy)),
       ws_(make_cpu_backend({threads, isa, Activations::int8})),
-      model_(load_decoder(std::move(source))),
+      model_(load_decoder(std::move(source), RowOrder::gguf)),
       kv_(kv_shape(model_->info(), KvType::f16),
           static_cast<std::int64_t>(calibration_.sequences.front().size())),
       residual_(static_cast<std::size_t>(calibration_.tokens() * model_->info().dim) *

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/error.h"
+#include "quantizer/fnv.h"
 #include "runtime/files/json_file.h"
 #include "runtime/files/mapped_file.h"
 #include "runtime/utf8.h"
@@ -20,15 +21,9 @@ std::uint64_t splitmix64(std::uint64_t& state) {
 }
 
 std::uint64_t hash_ids(const std::vector<std::vector<TokenId>>& sequences) {
-  std::uint64_t hash = 0xcbf29ce484222325;
-  for (const auto& ids : sequences) {
-    for (const TokenId id : ids) {
-      for (int byte = 0; byte < 4; ++byte) {
-        hash = (hash ^ (static_cast<std::uint32_t>(id) >> (8 * byte) & 0xff)) * 0x100000001b3;
-      }
-    }
-  }
-  return hash;
+  Fnv hash;
+  for (const auto& ids : sequences) hash.add(std::as_bytes(std::span(ids)));
+  return hash.value();
 }
 
 std::string text_of_line(const std::string& path, std::string_view line, std::int64_t number) {

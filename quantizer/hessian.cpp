@@ -9,7 +9,7 @@ namespace tenfold {
 namespace {
 
 constexpr std::int64_t kTokens = 512;   // added up in float32
-constexpr std::int64_t kBlock = 64;     // columns of a Cholesky step
+constexpr std::int64_t kBlock = 64;     // columns of a Cholesky step, a multiple of 4
 constexpr double kLeastDamping = 1e-6;  // where none was asked for, but is needed
 constexpr double kMostDamping = 10.0;
 constexpr double kLeastPower =
@@ -58,13 +58,12 @@ bool cholesky(std::vector<double>& a, std::int64_t n, ThreadPool& pool) {
       rows_of(block, [&](std::int64_t i) {
         double* row = at(i) + end;
         const std::int64_t count = i - end + 1;
-        for (std::int64_t c = k; c < end; c += 4) {
-          const double f[4] = {at(i)[c], c + 1 < end ? at(i)[c + 1] : 0.0,
-                               c + 2 < end ? at(i)[c + 2] : 0.0, c + 3 < end ? at(i)[c + 3] : 0.0};
+        for (std::int64_t c = k; c < end; c += 4) {  // rows are left only where the block is whole
+          const double* f = at(i) + c;
           const double* p0 = panel.data() + (c - k) * left;
-          const double* p1 = c + 1 < end ? p0 + left : p0;
-          const double* p2 = c + 2 < end ? p1 + left : p0;
-          const double* p3 = c + 3 < end ? p2 + left : p0;
+          const double* p1 = p0 + left;
+          const double* p2 = p1 + left;
+          const double* p3 = p2 + left;
           for (std::int64_t j = 0; j < count; ++j) {
             row[j] -= ((f[0] * p0[j] + f[1] * p1[j]) + (f[2] * p2[j] + f[3] * p3[j]));
           }

@@ -11,6 +11,7 @@
 #include "models/gguf_output.h"
 #include "quantizer/calibrated.h"
 #include "quantizer/checkpoint.h"
+#include "quantizer/fnv.h"
 #include "quantizer/rtn/realize.h"
 #include "runtime/files/packed_matrix.h"
 
@@ -216,22 +217,17 @@ class Run {
 
   // Of names, sizes and the first bytes of all tensors.
   std::uint64_t source_fingerprint() const {
-    std::uint64_t hash = 0xcbf29ce484222325;
-    const auto add = [&](const void* data, std::size_t n) {
-      for (std::size_t i = 0; i < n; ++i) {
-        hash = (hash ^ static_cast<const unsigned char*>(data)[i]) * 0x100000001b3;
-      }
-    };
+    Fnv hash;
     for (const ModelTensor& tensor : tensors_) {
       const SourceWeight& weight = tensor.rows.weight();
       const std::span<const std::byte> bytes =
           weight.tensor != nullptr ? weight.tensor->data : parts(*weight.packed).front();
       const std::uint64_t size = bytes.size();
-      add(tensor.info.name.data(), tensor.info.name.size());
-      add(&size, sizeof size);
-      add(bytes.data(), std::min<std::size_t>(bytes.size(), 256));
+      hash.add(std::as_bytes(std::span(tensor.info.name)));
+      hash.add(std::as_bytes(std::span(&size, 1)));
+      hash.add(bytes.first(std::min<std::size_t>(bytes.size(), 256)));
     }
-    return hash;
+    return hash.value();
   }
 
   // What the file holds of a layer, in its order, where the running model has it.

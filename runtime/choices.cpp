@@ -7,6 +7,7 @@
 #include "kernels/error.h"
 #include "runtime/files/json_file.h"
 #include "runtime/files/mapped_file.h"
+#include "runtime/score.h"
 
 namespace tenfold {
 namespace {
@@ -14,7 +15,6 @@ namespace {
 using nlohmann::json;
 
 constexpr std::int64_t kBatchTokens = 512;  // of the items run together
-constexpr std::size_t kHeadRows = 64;       // rows of logits held at a time
 
 // One line of a task file.
 class Line {
@@ -146,17 +146,9 @@ std::vector<double> score(const Model& model, Workspace& ws, KvCache& kv,
   }
   forward(model, batch, kv, ws);
   std::vector<double> sums(choices.size());
-  const auto vocab = static_cast<std::size_t>(model.info().vocab);
-  for (std::size_t begin = 0; begin < rows.size(); begin += kHeadRows) {
-    const std::size_t count = std::min(kHeadRows, rows.size() - begin);
-    const auto from = rows.begin() + static_cast<std::ptrdiff_t>(begin);
-    batch.logit_rows.assign(from, from + static_cast<std::ptrdiff_t>(count));
-    model.head(batch, ws);
-    std::vector<double> nll(count);
-    ws.backend->nll(ws.logits.get<float>(count * vocab), model.info().vocab,
-                    std::span(targets).subspan(begin, count), nll.data());
-    for (std::size_t i = 0; i < count; ++i) sums[owner[begin + i]] -= nll[i];
-  }
+  std::vector<double> nll(rows.size());
+  score_rows(model, batch, ws, rows, targets, nll.data());
+  for (std::size_t i = 0; i < nll.size(); ++i) sums[owner[i]] -= nll[i];
   return sums;
 }
 

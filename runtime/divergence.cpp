@@ -81,6 +81,9 @@ void compare_window(Runner& reference, Runner& model, std::span<const TokenId> i
         kl[at] = kl_divergence(a, b);
         same[at] = top(a) == top(b) ? 1 : 0;
       });
+      if (!std::all_of(kl.begin(), kl.end(), [](double x) { return std::isfinite(x); })) {
+        throw_error(ErrorCode::bad_request, "a logit of one of the models is not a finite number");
+      }
       scores.kl.insert(scores.kl.end(), kl.begin(), kl.end());
       scores.same_top += std::count(same.begin(), same.end(), 1);
     }
@@ -132,10 +135,6 @@ DivergenceResult divergence(
   DivergenceResult result;
   for (const std::vector<TokenId>& ids : windows) {
     compare_window(p, q, ids, first, pool, scores);
-    for (const double kl : scores.kl) {
-      if (std::isfinite(kl)) continue;
-      throw_error(ErrorCode::bad_request, "a logit of one of the models is not a finite number");
-    }
     ++result.windows;
     if (progress &&
         !progress(result.windows, static_cast<std::int64_t>(windows.size()), mean_of(scores.kl))) {

@@ -11,7 +11,8 @@ namespace {
 
 constexpr std::int64_t kHeadRows = 64;  // rows of logits held at a time
 
-// NLL of targets[i] under row rows[i] of the step just run.
+}  // namespace
+
 void score_rows(const Model& model, Batch& batch, Workspace& ws, std::span<const std::int32_t> rows,
                 std::span<const std::int32_t> targets, double* nll) {
   const std::int64_t vocab = model.info().vocab;
@@ -25,8 +26,6 @@ void score_rows(const Model& model, Batch& batch, Workspace& ws, std::span<const
                     targets.subspan(static_cast<std::size_t>(begin), count), nll + begin);
   }
 }
-
-}  // namespace
 
 std::vector<double> sequence_nll(const Model& model, Workspace& ws, KvCache& kv,
                                  std::span<const TokenId> tokens, std::int64_t first) {

@@ -38,6 +38,10 @@ PerplexityResult perplexity(const Model& model, Workspace& ws, std::span<const T
                             const std::function<bool(std::int64_t done, std::int64_t total,
                                                      const PerplexityResult& so_far)>& progress);
 
+// nll[i] = -log p(targets[i]) by row rows[i] of the step just run, whose batch this is.
+void score_rows(const Model& model, Batch& batch, Workspace& ws, std::span<const std::int32_t> rows,
+                std::span<const std::int32_t> targets, double* nll);
+
 // -log p(tokens[i + 1] | tokens[0 ... i]) for i in [first, tokens.size() - 1), from an empty cache.
 std::vector<double> sequence_nll(const Model& model, Workspace& ws, KvCache& kv,
                                  std::span<const TokenId> tokens, std::int64_t first);

@@ -33,11 +33,11 @@ struct Sample {
 std::vector<Sample> take_samples(std::span<const AwqMatrix> matrices) {
   std::vector<Sample> samples;
   for (const AwqMatrix& matrix : matrices) {
-    MatrixPlan plain;  // in order, not scaled
+    const MatrixPlan plain;  // in order, not scaled
+    PanelReader reader(*matrix.source, plain);
     const std::int64_t all = panel_count(*matrix.source);
     const std::int64_t count = std::min(all, kPanels);
     for (std::int64_t i = 0; i < count; ++i) {
-      PanelReader reader(*matrix.source, plain);
       if (!reader.read(i * all / count)) continue;  // realizing will name it
       const std::int64_t cols = matrix.source->cols();
       samples.push_back({matrix.plan,
