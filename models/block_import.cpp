@@ -94,10 +94,11 @@ void import_panel(const TensorSource& tensor, std::int64_t panel,
   }
 }
 
-QuantizedMatrix import_blocks(const TensorSource& tensor, const MatrixView& layout) {
+QuantizedMatrix import_blocks(const TensorSource& tensor, const MatrixView& layout,
+                              ThreadPool& pool) {
   QuantizedMatrix matrix = allocate_matrix(layout);
   const std::int64_t panels = (layout.rows + kPanelRows - 1) / kPanelRows;
-  for (std::int64_t panel = 0; panel < panels; ++panel) import_panel(tensor, panel, matrix);
+  pool.run(static_cast<int>(panels), [&](int panel, int) { import_panel(tensor, panel, matrix); });
   return matrix;
 }
 

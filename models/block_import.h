@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "kernels/matrix.h"
+#include "kernels/thread_pool.h"
 #include "runtime/files/tensor_source.h"
 
 namespace tenfold {
@@ -16,6 +17,7 @@ std::optional<MatrixView> exact_layout(const TensorSource& tensor);
 void import_panel(const TensorSource& tensor, std::int64_t panel,
                   const QuantizedMatrix& into) noexcept;
 // All of it.
-QuantizedMatrix import_blocks(const TensorSource& tensor, const MatrixView& layout);
+QuantizedMatrix import_blocks(const TensorSource& tensor, const MatrixView& layout,
+                              ThreadPool& pool);
 
 }  // namespace tenfold

@@ -4,43 +4,51 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
+#include <optional>
 #include <set>
 
 #include "kernels/half.h"
+#include "kernels/thread_pool.h"
 #include "models/block_import.h"
 
 namespace tenfold {
 namespace {
 
 constexpr float kMaxF16 = 65504.0f;
+constexpr std::size_t kSlice = 8192;  // weights dequantized at a time by a thread
 
 Format float_format(DType dtype) {
   return dtype == DType::f32 ? Format::f32 : dtype == DType::f16 ? Format::f16 : Format::bf16;
 }
 
 // Dequantizes in slices and rounds to f16; false where a value does not fit.
-bool dequantize_to_f16(const TensorSource& tensor, std::uint16_t* out) {
+bool dequantize_to_f16(const TensorSource& tensor, std::uint16_t* out, ThreadPool& pool) {
   const DTypeTraits traits = dtype_traits(tensor.dtype);
-  const std::size_t blocks_per_slice = std::max<std::size_t>(1, 8192 / traits.block);
-  std::vector<float> slice(blocks_per_slice * traits.block);
+  const std::size_t slice_blocks = std::max<std::size_t>(1, kSlice / traits.block);
+  const std::size_t slice = slice_blocks * traits.block;
   const std::size_t n_blocks = tensor.data.size() / traits.bytes;
-  for (std::size_t b = 0; b < n_blocks; b += blocks_per_slice) {
-    const std::size_t n = std::min(blocks_per_slice, n_blocks - b);
-    const std::span<float> values(slice.data(), n * traits.block);
-    dequantize(tensor.dtype, tensor.data.subspan(b * traits.bytes, n * traits.bytes), values);
-    for (const float value : values) {
-      if (std::fabs(value) > kMaxF16) return false;
-      *out++ = f32_to_f16(value);
+  std::vector<float> scratch(slice * static_cast<std::size_t>(pool.size()));
+  std::atomic<bool> fits{true};
+  pool.run(static_cast<int>((n_blocks + slice_blocks - 1) / slice_blocks), [&](int i, int thread) {
+    const std::size_t begin = static_cast<std::size_t>(i) * slice_blocks;
+    const std::size_t n = std::min(slice_blocks, n_blocks - begin);
+    const std::span<float> values(scratch.data() + static_cast<std::size_t>(thread) * slice,
+                                  n * traits.block);
+    dequantize(tensor.dtype, tensor.data.subspan(begin * traits.bytes, n * traits.bytes), values);
+    for (std::size_t v = 0; v < values.size(); ++v) {
+      if (std::fabs(values[v]) > kMaxF16) fits = false;
+      out[begin * traits.block + v] = f32_to_f16(values[v]);
     }
-  }
-  return true;
+  });
+  return fits;
 }
 
 // A plain tensor that is not used where it lies.
-QuantizedMatrix copy_matrix(const TensorSource& tensor) {
+QuantizedMatrix copy_matrix(const TensorSource& tensor, ThreadPool& pool) {
   const std::int64_t rows = tensor.shape[0];
   const std::int64_t cols = tensor.shape[1];
   const auto elements = static_cast<std::size_t>(tensor.elements());
@@ -52,7 +60,7 @@ QuantizedMatrix copy_matrix(const TensorSource& tensor) {
     std::memcpy(result.storage.data(), tensor.data.data(), tensor.data.size());
   } else {
     result.storage = Buffer(elements * 2);
-    if (!dequantize_to_f16(tensor, result.storage.as<std::uint16_t>())) {
+    if (!dequantize_to_f16(tensor, result.storage.as<std::uint16_t>(), pool)) {
       format = Format::f32;
       result.storage = Buffer(elements * 4);
       dequantize(tensor.dtype, tensor.data, {result.storage.as<float>(), elements});
@@ -62,11 +70,11 @@ QuantizedMatrix copy_matrix(const TensorSource& tensor) {
   return result;
 }
 
-QuantizedMatrix load_matrix(const TensorSource& tensor) {
-  if (const auto layout = exact_layout(tensor)) return import_blocks(tensor, *layout);
+QuantizedMatrix load_matrix(const TensorSource& tensor, ThreadPool& pool) {
+  if (const auto layout = exact_layout(tensor)) return import_blocks(tensor, *layout, pool);
   const auto address = reinterpret_cast<std::uintptr_t>(tensor.data.data());
   const bool aligned = address % (tensor.dtype == DType::f32 ? 4 : 2) == 0;
-  if (!is_float(tensor.dtype) || !aligned) return copy_matrix(tensor);
+  if (!is_float(tensor.dtype) || !aligned) return copy_matrix(tensor, pool);
   QuantizedMatrix mapped;
   mapped.view = float_matrix(tensor.data.data(), float_format(tensor.dtype), tensor.shape[0],
                              tensor.shape[1]);
@@ -100,7 +108,7 @@ class Loader {
     } else if (weight.packed != nullptr) {
       result.view = *weight.packed;
     } else {
-      result = load_matrix(*weight.tensor);
+      result = load_matrix(*weight.tensor, pool());
       if (result.storage.bytes() > 0) release_pages(weight.tensor->data);
     }
     note_type(weight);
@@ -152,6 +160,12 @@ class Loader {
     return order_ == RowOrder::gguf ? interleave_heads(family_, spec_, source_, name) : 0;
   }
 
+  // Most models are mapped and need none.
+  ThreadPool& pool() {
+    if (!pool_) pool_.emplace(default_thread_count());
+    return *pool_;
+  }
+
   void note_type(const SourceWeight& weight) {
     const LoadedAs as = loaded_as(weight);
     auto& types = as == LoadedAs::is ? direct_ : as == LoadedAs::repacked ? repacked_ : widened_;
@@ -164,6 +178,7 @@ class Loader {
   RowOrder order_;
   DecoderWeights& weights_;
   std::set<std::string> direct_, repacked_, widened_;
+  std::optional<ThreadPool> pool_;
 };
 
 template <typename T>

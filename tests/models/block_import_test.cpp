@@ -33,6 +33,7 @@ std::vector<std::byte> random_blocks(DType dtype, std::int64_t n_blocks, std::ui
 class BlockImport : public ::testing::TestWithParam<DType> {};
 
 TEST_P(BlockImport, IsLossless) {
+  ThreadPool pool(2);
   for (const std::int64_t rows : {1, 16, 17, 48}) {
     for (const std::int64_t cols : {32, 96, 576}) {
       // Odd address: tensor data may be unaligned.
@@ -47,7 +48,7 @@ TEST_P(BlockImport, IsLossless) {
       ASSERT_TRUE(layout.has_value());
       std::vector<float> expected(static_cast<std::size_t>(rows * cols));
       dequantize(tensor.dtype, tensor.data, expected);
-      const QuantizedMatrix matrix = import_blocks(tensor, *layout);
+      const QuantizedMatrix matrix = import_blocks(tensor, *layout, pool);
       std::vector<float> row(static_cast<std::size_t>(cols));
       for (std::int64_t r = 0; r < rows; ++r) {
         dequantize_row(matrix.view, r, row.data());
