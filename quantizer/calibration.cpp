@@ -26,14 +26,6 @@ std::uint64_t hash_ids(const std::vector<std::vector<TokenId>>& sequences) {
   return hash.value();
 }
 
-std::string text_of_line(const std::string& path, std::string_view line, std::int64_t number) {
-  const nlohmann::json json = parse_json(line, fmt::format("{}, line {}", path, number));
-  if (!json.is_object() || !json.contains("text") || !json["text"].is_string()) {
-    throw_file_error(path, "line {} is not a JSON object with a \"text\" that is a string", number);
-  }
-  return json["text"].get<std::string>();
-}
-
 }  // namespace
 
 std::int64_t Calibration::tokens() const noexcept {
@@ -54,17 +46,13 @@ std::string calibration_text(const std::string& path) {
     return std::string(all);
   }
   std::string text;
-  std::int64_t number = 0;
-  for (std::size_t begin = 0; begin < all.size();) {
-    const std::size_t end = std::min(all.find('\n', begin), all.size());
-    const std::string_view line = all.substr(begin, end - begin);
-    ++number;
-    if (line.find_first_not_of(" \t\r") != std::string_view::npos) {
-      if (!text.empty()) text += "\n\n";
-      text += text_of_line(path, line, number);
+  for_each_json_line(all, path, [&](const nlohmann::json& json, const std::string& name) {
+    if (!json.is_object() || !json.contains("text") || !json["text"].is_string()) {
+      throw_file_error(name, "is not a JSON object with a \"text\" that is a string");
     }
-    begin = end + 1;
-  }
+    if (!text.empty()) text += "\n\n";
+    text += json["text"].get_ref<const std::string&>();
+  });
   check(text);
   return text;
 }

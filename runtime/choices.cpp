@@ -19,11 +19,8 @@ constexpr std::int64_t kBatchTokens = 512;  // of the items run together
 // One line of a task file.
 class Line {
  public:
-  Line(const std::string& path, std::int64_t number, std::string_view text)
-      : path_(path),
-        number_(number),
-        json_(parse_json(text, fmt::format("{}, line {}", path, number))) {
-    if (!json_.is_object()) fail("is not a JSON object");
+  Line(const json& object, std::string name) : name_(std::move(name)), json_(object) {
+    if (!json_.is_object()) throw_file_error(name_, "is not a JSON object");
   }
 
   bool has(const char* field) const { return json_.contains(field); }
@@ -52,16 +49,12 @@ class Line {
   }
 
  private:
-  [[noreturn]] void fail(std::string_view what) const {
-    throw_file_error(path_, "line {} {}", number_, what);
-  }
   [[noreturn]] void fail_field(const char* field, std::string_view expected) const {
-    fail(fmt::format("has no field \"{}\" that is {}", field, expected));
+    throw_file_error(name_, "has no field \"{}\" that is {}", field, expected);
   }
 
-  const std::string& path_;
-  std::int64_t number_;
-  json json_;
+  std::string name_;
+  const json& json_;
 };
 
 std::string right_stripped(std::string text) {
@@ -164,15 +157,9 @@ std::vector<ChoiceItem> read_choice_items(const std::string& path) {
   const std::string_view all(reinterpret_cast<const char*>(file.bytes().data()),
                              file.bytes().size());
   std::vector<ChoiceItem> items;
-  std::int64_t number = 0;
-  for (std::size_t begin = 0; begin < all.size();) {
-    const std::size_t end = std::min(all.find('\n', begin), all.size());
-    const std::string_view line = all.substr(begin, end - begin);
-    ++number;
-    begin = end + 1;
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    items.push_back(to_item(Line(path, number, line)));
-  }
+  for_each_json_line(all, path, [&](const json& object, const std::string& name) {
+    items.push_back(to_item(Line(object, name)));
+  });
   if (items.empty()) throw_file_error(path, "holds no items");
   return items;
 }

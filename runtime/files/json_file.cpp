@@ -177,6 +177,21 @@ json read_json_file(const std::filesystem::path& path) {
   return parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, file.path());
 }
 
+void for_each_json_line(
+    std::string_view text, std::string_view file,
+    const std::function<void(const nlohmann::json&, const std::string& name)>& use) {
+  std::int64_t number = 0;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string_view line = text.substr(begin, end - begin);
+    const std::string name = fmt::format("{}, line {}", file, ++number);
+    if (line.find_first_not_of(" \t\r") != std::string_view::npos) {
+      use(parse_json(line, name), name);
+    }
+    begin = end + 1;
+  }
+}
+
 std::int64_t json_int(const json& object, std::string_view key, std::string_view name) {
   const json* value = find_field(object, key, name);
   if (value == nullptr) throw_file_error(name, "{} is missing, expected an integer", quote(key));

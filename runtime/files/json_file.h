@@ -3,6 +3,7 @@
 // about 100 bytes of memory), errors name the file and the byte.
 
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
@@ -17,6 +18,11 @@ inline constexpr std::uint64_t kMaxJsonValues = 4u << 20;
 // nesting beyond kMaxJsonDepth, a key that an object has twice, and beyond the other limits.
 nlohmann::json parse_json(std::string_view text, std::string_view name);
 nlohmann::json read_json_file(const std::filesystem::path& path);
+
+// JSON lines: calls use(value, name) for every line that is not blank; name: "FILE, line 3".
+void for_each_json_line(
+    std::string_view text, std::string_view file,
+    const std::function<void(const nlohmann::json&, const std::string& name)>& use);
 
 // Required/optional fields with one-sentence errors naming `name`, the key, expected and found.
 // null counts as absent.

@@ -51,8 +51,8 @@ TEST(Choices, NamesTheLineAndFieldThatIsWrong) {
     EXPECT_NE(text.find(part), std::string::npos) << text;
   };
   expect("{", "line 2");
-  expect("[]", "line 2 is not a JSON object");
-  expect("{\"choices\": [\"a\", \"b\"], \"gold\": 0}", "line 2 has no field \"query\"");
+  expect("[]", "line 2: is not a JSON object");
+  expect("{\"choices\": [\"a\", \"b\"], \"gold\": 0}", "line 2: has no field \"query\"");
   expect("{\"query\": \"q\", \"choices\": [\"a\"], \"gold\": 0}", "\"choices\"");
   expect("{\"query\": \"q\", \"choices\": [\"a\", 3], \"gold\": 0}", "\"choices\"");
   expect("{\"query\": \"q\", \"choices\": [\"a\", \"b\"], \"gold\": 2}", "\"gold\" that is");

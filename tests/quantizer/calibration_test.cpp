@@ -100,7 +100,7 @@ TEST(Calibration, RefusesWhatIsNoText) {
   EXPECT_NE(message("b.txt", "caf\xe9").find("is not UTF-8 text"), std::string::npos);
   for (const char* line : {"[1]", "{\"text\": 1}", "{}"}) {
     EXPECT_NE(message("b.jsonl", "{\"text\": \"x\"}\n" + std::string(line))
-                  .find("line 2 is not a JSON object with a \"text\" that is a string"),
+                  .find("line 2: is not a JSON object with a \"text\" that is a string"),
               std::string::npos);
   }
 }
