@@ -22,11 +22,14 @@ METHODS = {
     "RTN minmax": ["--range", "minmax"],
     "RTN mse": ["--range", "mse"],
     "RTN weighted": ["--range", "weighted"],
-    "AWQ": ["--awq", "--range", "weighted"],
+    "AWQ": ["--method", "awq", "--range", "weighted"],
     "GPTQ": ["--method", "gptq", "--range", "weighted"],
-    "AWQ + GPTQ": ["--awq", "--method", "gptq", "--range", "weighted"],
+    "OmniQuant": ["--method", "omniquant", "--range", "weighted"],
+    "AWQ + GPTQ": ["--passes", "awq,gptq", "--range", "weighted"],
+    "OmniQuant + GPTQ": ["--passes", "omniquant,gptq", "--range", "weighted"],
+    "AWQ + OmniQuant + GPTQ": ["--passes", "awq,omniquant,gptq", "--range", "weighted"],
 }
-CALIBRATED = ("--awq", "gptq", "weighted")
+CALIBRATED = ("--method", "--passes", "weighted")
 TASKS = ("arc_easy", "arc_challenge", "piqa", "winogrande")
 
 

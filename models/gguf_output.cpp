@@ -57,6 +57,12 @@ std::vector<float> rope_divisors(const DecoderSpec& spec) {
   return divisors;
 }
 
+std::int64_t append_values(std::span<const float> values, DType type, std::vector<std::byte>& out) {
+  std::int64_t clipped = 0;
+  for (const float value : values) append_value(value, type, out, clipped);
+  return clipped;
+}
+
 std::int64_t write_rows(const RowReader& rows, DType type, GgufWriter& writer) {
   std::vector<float> row(static_cast<std::size_t>(rows.cols()));
   std::vector<float> scratch(row.size());
@@ -65,7 +71,7 @@ std::int64_t write_rows(const RowReader& rows, DType type, GgufWriter& writer) {
   for (std::int64_t r = 0; r < rows.rows(); ++r) {
     rows.read(r, row.data(), scratch.data());
     out.clear();
-    for (const float value : row) append_value(value, type, out, clipped);
+    clipped += append_values(row, type, out);
     writer.write(out);
   }
   rows.release();

@@ -2,9 +2,12 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstring>
+#include <numbers>
 
 #include "kernels/error.h"
 #include "models/family.h"
@@ -160,6 +163,71 @@ DecoderSpec from_gguf(const ModelSource& source) {
   return spec;
 }
 
+// GGUF holds the divisors of llama3 scaling. The factor is the largest of them, and any between 1
+// and the factor tells the original context, if the band in between is the usual one.
+RopeSpec named_scaling(const DecoderSpec& spec) {
+  const std::vector<float>& divisors = spec.rope.divisors;
+  if (divisors.empty()) return spec.rope;
+  RopeSpec plain;
+  plain.theta = spec.rope.theta;
+  const std::vector<double> frequencies = plain.frequencies(spec.head_dim);
+  RopeSpec rope = spec.rope;
+  rope.divisors.clear();
+  rope.scaling = RopeScaling::llama3;
+  rope.factor = static_cast<double>(*std::max_element(divisors.begin(), divisors.end()));
+  for (std::size_t i = 0; i < divisors.size(); ++i) {
+    const double share =
+        (1.0 / static_cast<double>(divisors[i]) - 1.0 / rope.factor) / (1.0 - 1.0 / rope.factor);
+    if (!(share > 0.01 && share < 0.99)) continue;
+    const double turns =
+        rope.low_freq_factor + share * (rope.high_freq_factor - rope.low_freq_factor);
+    rope.original_context = std::round(turns * 2.0 * std::numbers::pi / frequencies[i]);
+    break;
+  }
+  const std::vector<double> named = rope.frequencies(spec.head_dim);
+  for (std::size_t i = 0; i < named.size(); ++i) {
+    const double wanted = frequencies[i] / static_cast<double>(divisors[i]);
+    if (std::fabs(named[i] / wanted - 1.0) < 1e-4) continue;
+    throw_error(ErrorCode::unsupported,
+                "the model's rope_freqs.weight is not llama3 scaling as config.json can say it");
+  }
+  return rope;
+}
+
+nlohmann::ordered_json to_config(const DecoderSpec& spec,
+                                 const std::function<bool(std::string_view)>& has) {
+  nlohmann::ordered_json config;
+  config["architectures"] = {"LlamaForCausalLM"};
+  config["model_type"] = "llama";
+  config["hidden_act"] = "silu";
+  config["hidden_size"] = spec.dim;
+  config["intermediate_size"] = spec.ffn;
+  config["num_hidden_layers"] = spec.layers;
+  config["num_attention_heads"] = spec.heads;
+  config["num_key_value_heads"] = spec.kv_heads;
+  config["head_dim"] = spec.head_dim;
+  config["max_position_embeddings"] = spec.max_context;
+  config["vocab_size"] = spec.vocab;
+  config["rms_norm_eps"] = spec.norm_eps;
+  config["attention_bias"] = has("blk.0.attn_q.bias");
+  config["mlp_bias"] = has("blk.0.ffn_up.bias");
+  config["tie_word_embeddings"] = spec.tied_head;
+  const RopeSpec rope = named_scaling(spec);
+  config["rope_theta"] = rope.theta;
+  config["rope_scaling"] = nullptr;
+  if (rope.scaling == RopeScaling::linear) {
+    config["rope_scaling"] = {{"rope_type", "linear"}, {"factor", rope.factor}};
+  } else if (rope.scaling == RopeScaling::llama3) {
+    config["rope_scaling"] = {
+        {"rope_type", "llama3"},
+        {"factor", rope.factor},
+        {"low_freq_factor", rope.low_freq_factor},
+        {"high_freq_factor", rope.high_freq_factor},
+        {"original_max_position_embeddings", static_cast<std::int64_t>(rope.original_context)}};
+  }
+  return config;
+}
+
 void to_gguf(const DecoderSpec& spec, GgufMetadata& keys) {
   const auto u32 = [](std::int64_t value) { return static_cast<std::uint32_t>(value); };
   keys.set("llama.block_count", u32(spec.layers));
@@ -182,6 +250,7 @@ void to_gguf(const DecoderSpec& spec, GgufMetadata& keys) {
 
 }  // namespace
 
-const Family kLlama = {"llama", kTensors, kPrefixes, from_config, from_gguf, to_gguf, true};
+const Family kLlama = {"llama",   kTensors,  kPrefixes, from_config,
+                       from_gguf, to_config, to_gguf,   true};
 
 }  // namespace tenfold

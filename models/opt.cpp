@@ -88,6 +88,27 @@ DecoderSpec from_gguf(const ModelSource& source) {
   return spec;
 }
 
+nlohmann::ordered_json to_config(const DecoderSpec& spec,
+                                 const std::function<bool(std::string_view)>& has) {
+  nlohmann::ordered_json config;
+  config["architectures"] = {"OPTForCausalLM"};
+  config["model_type"] = "opt";
+  config["activation_function"] = "relu";
+  config["do_layer_norm_before"] = !spec.post_norm;
+  config["_remove_final_layer_norm"] = !spec.post_norm && !has("output_norm.weight");
+  config["enable_bias"] = true;
+  config["layer_norm_elementwise_affine"] = true;
+  config["hidden_size"] = spec.dim;
+  config["word_embed_proj_dim"] = spec.embed_dim;
+  config["ffn_dim"] = spec.ffn;
+  config["num_hidden_layers"] = spec.layers;
+  config["num_attention_heads"] = spec.heads;
+  config["max_position_embeddings"] = spec.max_context;
+  config["vocab_size"] = spec.vocab;
+  config["tie_word_embeddings"] = spec.tied_head;
+  return config;
+}
+
 void to_gguf(const DecoderSpec& spec, GgufMetadata& keys) {
   const auto u32 = [](std::int64_t value) { return static_cast<std::uint32_t>(value); };
   keys.set("opt.block_count", u32(spec.layers));
@@ -102,6 +123,6 @@ void to_gguf(const DecoderSpec& spec, GgufMetadata& keys) {
 
 }  // namespace
 
-const Family kOpt = {"opt", kTensors, kPrefixes, from_config, from_gguf, to_gguf, false};
+const Family kOpt = {"opt", kTensors, kPrefixes, from_config, from_gguf, to_config, to_gguf, false};
 
 }  // namespace tenfold

@@ -30,6 +30,22 @@ std::string split_layer(std::string_view name, std::string& layer) {
   return "blk.{}" + std::string(name.substr(end));
 }
 
+// "model." left out; empty where the family has no such tensor.
+std::string bare_name(const Family& family, std::string_view gguf_name) {
+  const std::size_t dot = gguf_name.rfind('.');
+  std::string layer;
+  const std::string stem = split_layer(gguf_name.substr(0, dot), layer);
+  for (const TensorName& tensor : family.tensors) {
+    if (tensor.gguf != stem) continue;
+    std::string name(tensor.hugging_face);
+    if (const std::size_t hole = name.find("{}"); hole != std::string::npos) {
+      name.replace(hole, 2, layer);
+    }
+    return name + std::string(gguf_name.substr(dot));
+  }
+  return {};
+}
+
 }  // namespace
 
 const Family& find_family(const ModelSource& source) {
@@ -73,21 +89,18 @@ DecoderSpec read_spec(const Family& family, const ModelSource& source) {
 const TensorSource* find_tensor(const Family& family, const ModelSource& source,
                                 std::string_view gguf_name) {
   if (source.is_gguf()) return source.find(gguf_name);
-  const std::size_t dot = gguf_name.rfind('.');
-  std::string layer;
-  const std::string stem = split_layer(gguf_name.substr(0, dot), layer);
-  for (const TensorName& tensor : family.tensors) {
-    if (tensor.gguf != stem) continue;
-    std::string name(tensor.hugging_face);
-    if (const std::size_t hole = name.find("{}"); hole != std::string::npos) {
-      name.replace(hole, 2, layer);
-    }
-    name += gguf_name.substr(dot);
-    for (const std::string_view prefix : family.hf_prefixes) {
-      if (const TensorSource* found = source.find(std::string(prefix) + name)) return found;
-    }
+  const std::string name = bare_name(family, gguf_name);
+  if (name.empty()) return nullptr;
+  for (const std::string_view prefix : family.hf_prefixes) {
+    if (const TensorSource* found = source.find(std::string(prefix) + name)) return found;
   }
   return nullptr;
+}
+
+std::string hugging_face_name(const Family& family, std::string_view gguf_name) {
+  const std::string name = bare_name(family, gguf_name);
+  // The head is no part of the inner model.
+  return name.starts_with("lm_head.") ? name : std::string(family.hf_prefixes.front()) + name;
 }
 
 std::int64_t gguf_int(const ModelSource& source, const std::string& key) {

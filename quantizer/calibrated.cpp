@@ -1,14 +1,18 @@
 #include "quantizer/calibrated.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "quantizer/awq/scales.h"
 #include "quantizer/gptq/realize.h"
+#include "quantizer/omniquant/learn.h"
 #include "quantizer/rtn/realize.h"
 
 namespace tenfold {
 namespace {
+
+constexpr std::size_t kHeldOutShare = 8;  // one sequence in so many
 
 // The order in which a layer runs its products.
 constexpr LinearInput kInputs[] = {LinearInput::qkv, LinearInput::attn_output, LinearInput::mlp,
@@ -23,11 +27,39 @@ std::vector<float> in_order(const std::vector<float>& values,
   return result;
 }
 
+std::vector<float> read_all(const RowReader& source) {
+  std::vector<float> values(static_cast<std::size_t>(source.rows() * source.cols()));
+  std::vector<float> scratch(static_cast<std::size_t>(source.cols()));
+  for (std::int64_t r = 0; r < source.rows(); ++r) {
+    source.read(r, values.data() + r * source.cols(), scratch.data());
+  }
+  return values;
+}
+
+// Of learned grids, when the rows of their matrix are multiplied.
+void scale_grids(MatrixPlan& plan, std::int64_t rows, std::int64_t cols,
+                 const std::function<float(std::int64_t)>& factor) {
+  const MatrixView layout = layout_of(plan, rows, cols);
+  const std::vector<ColumnGroup> groups = column_groups(layout);
+  for (std::size_t i = 0; i < plan.grids.size(); ++i) {
+    const std::size_t panel = i / kPanelRows / groups.size();
+    const auto row = static_cast<std::int64_t>(panel * kPanelRows + i % kPanelRows);
+    if (row >= rows) continue;
+    const ColumnGroup& group = groups[i / kPanelRows % groups.size()];
+    const Band& band = layout.bands[static_cast<std::size_t>(group.band)];
+    Grid& grid = plan.grids[i];
+    grid = make_grid(grid.scale * factor(row), grid.min * factor(row),
+                     format_traits(band.format).bits, band.min_kind);
+  }
+}
+
 }  // namespace
 
 CalibratedModel::CalibratedModel(std::shared_ptr<const ModelSource> source, Calibration calibration,
-                                 int threads, const std::string& isa, std::function<void()> busy)
+                                 const Recipe& recipe, int threads, const std::string& isa,
+                                 std::function<void()> busy)
     : calibration_(std::move(calibration)),
+      recipe_(recipe),
       busy_(std::move(busy)),
       ws_(make_cpu_backend({threads, isa, Activations::int8})),
       model_(load_decoder(std::move(source), RowOrder::gguf)),
@@ -47,6 +79,15 @@ CalibratedModel::CalibratedModel(std::shared_ptr<const ModelSource> source, Cali
     std::memcpy(residual_.as<float>() + s * floats, ws_.x.get<float>(floats),
                 floats * sizeof(float));
   }
+  if (!recipe_.omniquant && !recipe_.tune) return;
+  full_ = Buffer(residual_.bytes());
+  std::memcpy(full_.data(), residual_.data(), residual_.bytes());
+}
+
+// At least one is; a lone one is both.
+std::size_t CalibratedModel::trained() const noexcept {
+  const std::size_t all = calibration_.sequences.size();
+  return all == 1 ? 1 : all - std::max<std::size_t>(1, all / kHeldOutShare);
 }
 
 // All sequences have the same length and positions, so the step of the last one serves for all.
@@ -69,20 +110,27 @@ std::int64_t CalibratedModel::input_cols(LinearInput input) const {
   }
 }
 
-Hessian CalibratedModel::observe(std::int64_t layer, LinearInput input) {
-  Hessian hessian(input_cols(input));
-  ws_.input_tap = [&](LinearInput at, const float* x, std::int64_t tokens, std::int64_t) {
+CalibratedModel::Observed CalibratedModel::observe(std::int64_t layer, LinearInput input) {
+  Observed observed{Hessian(input_cols(input)), {}};
+  const std::size_t all = calibration_.sequences.size();
+  const std::size_t first_held_out = std::min(trained(), all - 1);
+  std::size_t sequence = 0;
+  ws_.input_tap = [&](LinearInput at, const float* x, std::int64_t tokens, std::int64_t cols) {
     if (at != input) return true;
-    hessian.add(x, tokens, *ws_.backend);
+    if (sequence < trained()) observed.hessian.add(x, tokens, *ws_.backend);
+    if (sequence >= first_held_out) {
+      observed.held_out.x.insert(observed.held_out.x.end(), x, x + tokens * cols);
+      observed.held_out.tokens += tokens;
+    }
     return false;
   };
-  for (std::size_t s = 0; s < calibration_.sequences.size(); ++s) {
-    load_sequence(s);
+  for (; sequence < all; ++sequence) {
+    load_sequence(sequence);
     model_->layer(layer, batch_, kv_, ws_);
   }
   ws_.input_tap = {};
-  hessian.require_finite();
-  return hessian;
+  observed.hessian.require_finite();
+  return observed;
 }
 
 // Of all inputs of a layer, by LinearInput.
@@ -93,7 +141,7 @@ std::vector<Hessian> CalibratedModel::observe_all(std::int64_t layer) {
     hessians[static_cast<std::size_t>(at)].add(x, tokens, *ws_.backend);
     return at != LinearInput::down;
   };
-  for (std::size_t s = 0; s < calibration_.sequences.size(); ++s) {
+  for (std::size_t s = 0; s < trained(); ++s) {
     load_sequence(s);
     model_->layer(layer, batch_, kv_, ws_);
   }
@@ -102,47 +150,155 @@ std::vector<Hessian> CalibratedModel::observe_all(std::int64_t layer) {
   return hessians;
 }
 
-// AWQ: scales the columns of the matrices' plans, and what their inputs come from by the inverse:
-// norms, the rows of v before the attention's output and of up before down. The layer's inputs are
-// those its weights make before any of them is rounded.
+// Multiplies the columns of the matrices that read an input, and divides what it comes from: norms,
+// the rows of v before the attention's output and of up before down.
+void CalibratedModel::divide_input(std::int64_t layer, LinearInput input,
+                                   const std::vector<float>& scale, std::vector<Matrix>& matrices) {
+  const auto divide = [&](std::vector<float>& values) {
+    for (std::size_t c = 0; c < values.size(); ++c) values[c] /= scale[c];
+  };
+  const auto multiply = [](std::vector<float>& factor, const std::vector<float>& by) {
+    factor.resize(by.size(), 1.0f);
+    for (std::size_t c = 0; c < by.size(); ++c) factor[c] *= by[c];
+  };
+  std::vector<float> inverse;
+  for (const float s : scale) inverse.push_back(1.0f / s);
+  LayerWeights& weights = layer_weights(layer);
+  const auto divide_rows = [&](LayerMatrix role) {
+    divide(dense_of(weights, role).bias);
+    for (Matrix& matrix : matrices) {
+      if (matrix.role == role) multiply(matrix.plan.row_factor, inverse);
+    }
+  };
+  const auto divide_norm = [&](Norm& norm) {
+    divide(norm.weight);
+    divide(norm.bias);
+  };
+  if (input == LinearInput::qkv) divide_norm(weights.attn_norm);
+  if (input == LinearInput::attn_output) divide_rows(LayerMatrix::v);
+  if (input == LinearInput::mlp) divide_norm(weights.ffn_norm);
+  if (input == LinearInput::down) divide_rows(LayerMatrix::up);
+  for (Matrix& matrix : matrices) {
+    if (matrix.input() == input) multiply(matrix.plan.col_factor, scale);
+  }
+}
+
+// AWQ. The layer's inputs are those its weights make before any of them is rounded.
 void CalibratedModel::scale_inputs(std::int64_t layer, std::vector<Matrix>& matrices,
-                                   ThreadPool& pool) {
+                                   LayerLosses& losses, ThreadPool& pool) {
   const DecoderSpec& spec = model_->spec();
   if (spec.post_norm) return;  // the norm's output is the residual stream: nowhere to fold into
   const std::vector<Hessian> hessians = observe_all(layer);
-  LayerWeights& weights = layer_weights(layer);
   for (const LinearInput input : kInputs) {
     // Several query heads read one value head: their scales would have to agree.
     if (input == LinearInput::attn_output && spec.heads != spec.kv_heads) continue;
+    const auto at = static_cast<std::size_t>(input);
     std::vector<AwqMatrix> readers;
     for (const Matrix& matrix : matrices) {
-      if (matrix.input == input) readers.push_back({matrix.source, &matrix.plan});
+      if (matrix.input() == input) readers.push_back({matrix.source, &matrix.plan});
     }
-    const AwqScales scales =
-        search_scales(hessians[static_cast<std::size_t>(input)], readers, *ws_.backend, pool);
-    if (scales.scale.empty()) continue;
-    std::vector<float> inverse;
-    for (const float s : scales.scale) inverse.push_back(1.0f / s);
-    const auto divide = [&](std::vector<float>& values) {
-      for (std::size_t c = 0; c < values.size(); ++c) values[c] *= inverse[c];
-    };
-    const auto divide_rows = [&](Dense& dense) {
-      divide(dense.bias);
-      for (Matrix& matrix : matrices) {
-        if (matrix.target == &dense) matrix.plan.row_factor = inverse;
-      }
-    };
-    const auto divide_norm = [&](Norm& norm) {
-      divide(norm.weight);
-      divide(norm.bias);
-    };
-    if (input == LinearInput::qkv) divide_norm(weights.attn_norm);
-    if (input == LinearInput::attn_output) divide_rows(weights.v);
-    if (input == LinearInput::mlp) divide_norm(weights.ffn_norm);
-    if (input == LinearInput::down) divide_rows(weights.up);
-    for (Matrix& matrix : matrices) {
-      if (matrix.input == input) matrix.plan.col_factor = scales.scale;
+    const AwqScales scales = search_scales(hessians[at], readers, *ws_.backend, pool);
+    losses.awq_ratio[at] = scales.ratio;
+    if (!scales.scale.empty()) divide_input(layer, input, scales.scale, matrices);
+  }
+}
+
+// Moves the full-precision stream on over a layer that is still the source's.
+void CalibratedModel::make_targets(std::int64_t layer, const std::vector<Matrix>& matrices,
+                                   ThreadPool& pool) {
+  Block block(model_->spec(), batch_.size(), *ws_.backend, pool);
+  std::array<std::vector<float>, kLayerMatrices> full;
+  BlockWeights weights{};
+  for (const Matrix& matrix : matrices) {
+    const auto role = static_cast<std::size_t>(matrix.role);
+    full[role] = read_all(*matrix.source);
+    weights[role] = full[role].data();
+  }
+  const auto floats = static_cast<std::size_t>(batch_.size() * model_->info().dim);
+  std::vector<float> output(floats);
+  for (std::size_t s = 0; s < calibration_.sequences.size(); ++s) {
+    busy_();
+    float* stream = full_.as<float>() + s * floats;
+    block.forward(layer_weights(layer), weights, stream, output.data());
+    std::copy(output.begin(), output.end(), stream);
+  }
+}
+
+LearnResult CalibratedModel::learn(std::int64_t layer, Block& block,
+                                   std::span<LearnedMatrix* const> by_role,
+                                   const LearnOptions& options) {
+  const auto all = static_cast<std::int64_t>(calibration_.sequences.size());
+  const DecoderSpec& spec = model_->spec();
+  const bool last = layer + 1 == spec.layers;
+  const Norm& next = last ? model_->weights().final_norm : layer_weights(layer + 1).attn_norm;
+  BlockData data{residual_.as<float>(),
+                 full_.as<float>(),
+                 all,
+                 all - static_cast<std::int64_t>(trained()),
+                 {}};
+  if (!spec.post_norm) data.reader = next.weight;
+  return learn_block(block, spec, layer_weights(layer), by_role, data, batch_.size(), options,
+                     busy_);
+}
+
+// The grids of the codes that were chosen, against what the layer should give.
+void CalibratedModel::tune(std::int64_t layer, const std::vector<Matrix>& matrices,
+                           LayerLosses& losses, ThreadPool& pool) {
+  Block block(model_->spec(), batch_.size(), *ws_.backend, pool);
+  std::vector<LearnedMatrix> learned;
+  learned.reserve(matrices.size());
+  std::array<LearnedMatrix*, kLayerMatrices> by_role{};
+  LayerWeights& weights = layer_weights(layer);
+  for (const Matrix& matrix : matrices) {
+    learned.emplace_back(dense_of(weights, matrix.role).weight, matrix.plan.order, pool);
+    by_role[static_cast<std::size_t>(matrix.role)] = &learned.back();
+  }
+  LearnOptions options = recipe_.learn;
+  options.scales = false;
+  const LearnResult result = learn(layer, block, by_role, options);
+  losses.tuned = {{result.loss_before, result.loss_after}};
+  for (const Matrix& matrix : matrices) {
+    by_role[static_cast<std::size_t>(matrix.role)]->write(dense_of(weights, matrix.role).weight);
+  }
+}
+
+// OmniQuant: grids, and scales of inputs, go into the plans.
+void CalibratedModel::learn_grids(std::int64_t layer, std::vector<Matrix>& matrices,
+                                  LayerLosses& losses, ThreadPool& pool) {
+  const DecoderSpec& spec = model_->spec();
+  Block block(spec, batch_.size(), *ws_.backend, pool);
+  std::vector<Hessian> hessians;
+  if (recipe_.range == RangeKind::weighted) hessians = observe_all(layer);
+  std::vector<LearnedMatrix> learned;
+  learned.reserve(matrices.size());
+  std::array<LearnedMatrix*, kLayerMatrices> by_role{};
+  for (const Matrix& matrix : matrices) {
+    std::vector<float> importance;
+    if (!hessians.empty()) {
+      importance = in_order(hessians[static_cast<std::size_t>(matrix.input())].diagonal(),
+                            matrix.plan.order);
     }
+    learned.emplace_back(*matrix.source, matrix.plan, importance, pool, matrix.name);
+    by_role[static_cast<std::size_t>(matrix.role)] = &learned.back();
+  }
+  hessians.clear();
+  const LearnResult result = learn(layer, block, by_role, recipe_.learn);
+  losses.ranges = {{result.loss_before, result.loss_after}};
+  for (const LinearInput input : kInputs) {
+    const std::vector<float>& scale = result.scale[static_cast<std::size_t>(input)];
+    if (!scale.empty()) divide_input(layer, input, scale, matrices);
+  }
+  for (Matrix& matrix : matrices) {
+    matrix.plan.grids = by_role[static_cast<std::size_t>(matrix.role)]->grids();
+  }
+  // v was trained before its rows were divided.
+  const std::vector<float>& output_scale =
+      result.scale[static_cast<std::size_t>(LinearInput::attn_output)];
+  for (Matrix& matrix : matrices) {
+    if (matrix.role != LayerMatrix::v || output_scale.empty()) continue;
+    scale_grids(matrix.plan, matrix.source->rows(), matrix.source->cols(), [&](std::int64_t row) {
+      return 1.0f / output_scale[static_cast<std::size_t>(row)];
+    });
   }
 }
 
@@ -156,48 +312,72 @@ void CalibratedModel::advance(std::int64_t layer) {
   }
 }
 
-QuantizedMatrix CalibratedModel::realize_matrix(const Matrix& matrix, const Hessian& hessian,
-                                                const Recipe& recipe, ThreadPool& pool,
+QuantizedMatrix CalibratedModel::realize_matrix(const Matrix& matrix, const Observed& observed,
+                                                MatrixLoss& loss, ThreadPool& pool,
                                                 const std::function<void(std::int64_t)>& done) {
   const MatrixPlan& plan = matrix.plan;
-  if (recipe.method == Method::rtn) {
-    std::vector<float> importance;
-    if (plan.range == RangeKind::weighted) importance = in_order(hessian.diagonal(), plan.order);
-    return realize(*matrix.source, plan, pool, matrix.name, done, importance);
+  const auto loss_of = [&](const QuantizedMatrix& made) {
+    return relative_loss(*matrix.source, plan, made.view, observed.held_out, *ws_.backend);
+  };
+  std::vector<float> importance;
+  if (plan.range == RangeKind::weighted) {
+    importance = in_order(observed.hessian.diagonal(), plan.order);
   }
-  if (std::optional<QuantizedMatrix> copy = copy_of_source(*matrix.source, plan, pool)) {
-    done(matrix.source->rows());
-    return *std::move(copy);
-  }
+  const bool gptq = recipe_.method == Method::gptq;
+  QuantizedMatrix nearest = realize(*matrix.source, plan, pool, matrix.name,
+                                    gptq ? [](std::int64_t) {} : done, importance);
+  loss.nearest = loss.chosen = loss_of(nearest);
+  if (!gptq || loss.nearest == 0) return nearest;
   if (gptq_ == nullptr || gptq_order_ != plan.order) {
-    const GptqOptions options{recipe.damping, recipe.act_order};
-    gptq_ = std::make_unique<GptqInput>(hessian, plan.order, options, pool);
+    const GptqOptions options{recipe_.damping, recipe_.act_order};
+    gptq_ = std::make_unique<GptqInput>(observed.hessian, plan.order, options, pool);
     gptq_order_ = plan.order;
   }
-  return realize_gptq(*matrix.source, plan, *gptq_, pool, matrix.name, done).matrix;
+  QuantizedMatrix compensated =
+      realize_gptq(*matrix.source, plan, *gptq_, pool, matrix.name, done).matrix;
+  loss.chosen = loss_of(compensated);
+  if (loss.chosen < loss.nearest) return compensated;
+  loss.chosen = loss.nearest;  // fitted to chance: the held-out text says so
+  return nearest;
 }
 
-void CalibratedModel::quantize_layer(std::int64_t i, std::vector<Matrix> matrices,
-                                     const Recipe& recipe, ThreadPool& pool,
-                                     const std::function<void(std::int64_t)>& done) {
-  if (recipe.awq) scale_inputs(i, matrices, pool);
+LayerLosses CalibratedModel::quantize_layer(std::int64_t i, std::vector<Matrix> matrices,
+                                            ThreadPool& pool,
+                                            const std::function<void(std::int64_t)>& done) {
+  LayerLosses losses;
+  if (recipe_.omniquant || recipe_.tune) make_targets(i, matrices, pool);
+  if (recipe_.awq) scale_inputs(i, matrices, losses, pool);
+  if (recipe_.omniquant) learn_grids(i, matrices, losses, pool);
   std::int64_t weights = 0;
   for (const LinearInput input : kInputs) {
-    const Hessian hessian = observe(i, input);
+    const Observed observed = observe(i, input);
     gptq_.reset();
     // All are made from the inputs as they are now, then replaced.
-    std::vector<std::pair<Dense*, QuantizedMatrix>> made;
+    std::vector<std::pair<LayerMatrix, QuantizedMatrix>> made;
     for (const Matrix& matrix : matrices) {
-      if (matrix.input != input) continue;
-      made.emplace_back(matrix.target,
-                        realize_matrix(matrix, hessian, recipe, pool, [&](std::int64_t rows) {
+      if (matrix.input() != input) continue;
+      MatrixLoss& loss = losses.matrices.emplace_back();
+      loss.role = matrix.role;
+      made.emplace_back(matrix.role,
+                        realize_matrix(matrix, observed, loss, pool, [&](std::int64_t rows) {
                           done(weights + rows * matrix.source->cols());
                         }));
       weights += matrix.source->rows() * matrix.source->cols();
       matrix.source->release();
     }
-    for (auto& [target, matrix] : made) target->weight = std::move(matrix);
+    for (auto& [role, matrix] : made) {
+      dense_of(layer_weights(i), role).weight = std::move(matrix);
+    }
   }
+  if (recipe_.tune) tune(i, matrices, losses, pool);
+  advance(i);
+  return losses;
+}
+
+void CalibratedModel::pass_layer(std::int64_t i, const std::vector<Matrix>& matrices,
+                                 ThreadPool& pool, const std::function<void()>& restore) {
+  if (recipe_.omniquant || recipe_.tune) make_targets(i, matrices, pool);
+  restore();
   advance(i);
 }
 

@@ -1,11 +1,14 @@
 #pragma once
 // Layer by layer through a model on calibration text, with all matrices of the layers before
 // already quantized ("true-sequential"): inputs come from the engine's own forward pass and packed
-// kernels. Embeddings are the source's.
+// kernels. Embeddings are the source's. The last eighth of the sequences is held out: nothing is
+// fitted to it, and losses are measured on it.
 //
-// Memory beside the source's mapping: the residual stream of all tokens, 4 bytes a channel, and for
-// the n inputs of the widest matrix 12 n^2 bytes while its moments are taken, as much again while
-// they are factored, and four times as much while AWQ looks at a layer.
+// Memory beside the source's mapping: the residual stream of all tokens, 4 bytes a channel (twice
+// with OmniQuant); for the n inputs and m outputs of the widest matrix 12 n^2 bytes while its
+// moments are taken, as much again while they are factored, and four times as much while AWQ looks
+// at a layer; 4 (m + 2 held-out tokens) n while losses are measured; with OmniQuant, 20 bytes a
+// weight of the layer and what omniquant/block.h says.
 
 #include <functional>
 #include <memory>
@@ -17,7 +20,10 @@
 #include "quantizer/calibration.h"
 #include "quantizer/gptq/realize.h"
 #include "quantizer/hessian.h"
+#include "quantizer/losses.h"
+#include "quantizer/omniquant/learn.h"
 #include "quantizer/plan.h"
+#include "quantizer/roles.h"
 #include "runtime/workspace.h"
 
 namespace tenfold {
@@ -26,23 +32,26 @@ class CalibratedModel {
  public:
   // isa: "" for the best of this machine; other sets give (slightly) other activations. busy() is
   // called for every sequence, here and later, and may throw.
-  CalibratedModel(std::shared_ptr<const ModelSource> source, Calibration calibration, int threads,
-                  const std::string& isa, std::function<void()> busy);
+  CalibratedModel(std::shared_ptr<const ModelSource> source, Calibration calibration,
+                  const Recipe& recipe, int threads, const std::string& isa,
+                  std::function<void()> busy);
 
   // Quantizes the matrices of layer i, which must be the next one, and moves on to its outputs.
   // done(weights) now and then, may throw.
   struct Matrix {
     std::string name;  // for errors
-    LinearInput input;
+    LayerMatrix role;
     const RowReader* source;
     MatrixPlan plan;
-    Dense* target;  // in the running model
+    LinearInput input() const { return input_of(role); }
   };
-  void quantize_layer(std::int64_t i, std::vector<Matrix> matrices, const Recipe& recipe,
-                      ThreadPool& pool, const std::function<void(std::int64_t)>& done);
+  LayerLosses quantize_layer(std::int64_t i, std::vector<Matrix> matrices, ThreadPool& pool,
+                             const std::function<void(std::int64_t)>& done);
 
-  // Moves on over layer i, whose weights are already what they will be.
-  void advance(std::int64_t i);
+  // Moves on over layer i, for which an earlier run made the weights that restore() puts in place
+  // of the source's `matrices`.
+  void pass_layer(std::int64_t i, const std::vector<Matrix>& matrices, ThreadPool& pool,
+                  const std::function<void()>& restore);
 
   LayerWeights& layer_weights(std::int64_t i) {
     return model_->weights().layers[static_cast<std::size_t>(i)];
@@ -50,16 +59,34 @@ class CalibratedModel {
   const Calibration& calibration() const noexcept { return calibration_; }
 
  private:
+  // An input of a layer: what the sequences that count make of it, and the held-out ones' rows.
+  struct Observed {
+    Hessian hessian;
+    HeldOut held_out;
+  };
+  std::size_t trained() const noexcept;  // sequences that are not held out
   void load_sequence(std::size_t sequence);
-  Hessian observe(std::int64_t layer, LinearInput input);
+  Observed observe(std::int64_t layer, LinearInput input);
   std::vector<Hessian> observe_all(std::int64_t layer);
-  void scale_inputs(std::int64_t layer, std::vector<Matrix>& matrices, ThreadPool& pool);
+  void advance(std::int64_t i);
+  void scale_inputs(std::int64_t layer, std::vector<Matrix>& matrices, LayerLosses& losses,
+                    ThreadPool& pool);
+  void divide_input(std::int64_t layer, LinearInput input, const std::vector<float>& scale,
+                    std::vector<Matrix>& matrices);
+  void learn_grids(std::int64_t layer, std::vector<Matrix>& matrices, LayerLosses& losses,
+                   ThreadPool& pool);
+  void tune(std::int64_t layer, const std::vector<Matrix>& matrices, LayerLosses& losses,
+            ThreadPool& pool);
+  LearnResult learn(std::int64_t layer, Block& block, std::span<LearnedMatrix* const> by_role,
+                    const LearnOptions& options);
+  void make_targets(std::int64_t layer, const std::vector<Matrix>& matrices, ThreadPool& pool);
   std::int64_t input_cols(LinearInput input) const;
 
-  QuantizedMatrix realize_matrix(const Matrix& matrix, const Hessian& hessian, const Recipe& recipe,
+  QuantizedMatrix realize_matrix(const Matrix& matrix, const Observed& observed, MatrixLoss& loss,
                                  ThreadPool& pool, const std::function<void(std::int64_t)>& done);
 
   Calibration calibration_;
+  Recipe recipe_;
   std::function<void()> busy_;
   std::unique_ptr<GptqInput> gptq_;  // of the last input and column order
   std::vector<std::int32_t> gptq_order_;
@@ -67,6 +94,7 @@ class CalibratedModel {
   std::unique_ptr<Decoder> model_;
   KvCache kv_;
   Buffer residual_;  // [sequences][tokens, dim]
+  Buffer full_;      // the same of the full-precision model, where layers learn
   Batch batch_;
 };
 

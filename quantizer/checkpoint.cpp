@@ -48,14 +48,23 @@ std::filesystem::path Checkpoint::layer_path(std::int64_t index) const {
   return folder_ / fmt::format("layer-{}.bin", index);
 }
 
+std::filesystem::path Checkpoint::note_path(std::int64_t index) const {
+  return folder_ / fmt::format("layer-{}.json", index);
+}
+
+std::string Checkpoint::note(std::int64_t index) const { return read_all(note_path(index)); }
+
 std::optional<MappedFile> Checkpoint::layer(std::int64_t index) const {
   const std::filesystem::path path = layer_path(index);
   if (!std::filesystem::exists(path)) return std::nullopt;
   return MappedFile(path);
 }
 
-void Checkpoint::save(std::int64_t index,
-                      const std::vector<std::span<const std::byte>>& parts) const {
+void Checkpoint::save(std::int64_t index, const std::vector<std::span<const std::byte>>& parts,
+                      const std::string& note) const {
+  OutputFile notes(note_path(index), true);  // first: a layer's file says that it is complete
+  notes.write(note);
+  notes.commit();
   OutputFile file(layer_path(index), true);
   for (const auto& part : parts) file.write(part);
   file.commit();

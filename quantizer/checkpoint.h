@@ -23,14 +23,17 @@ class Checkpoint {
   Checkpoint(const std::filesystem::path& output, const std::string& identity, Start start,
              bool replace);
 
-  // The bytes of a finished layer.
+  // The bytes of a finished layer, and what save() was told about it.
   std::optional<MappedFile> layer(std::int64_t index) const;
-  void save(std::int64_t index, const std::vector<std::span<const std::byte>>& parts) const;
+  std::string note(std::int64_t index) const;
+  void save(std::int64_t index, const std::vector<std::span<const std::byte>>& parts,
+            const std::string& note) const;
   void remove() noexcept;
   const std::filesystem::path& folder() const noexcept { return folder_; }
 
  private:
   std::filesystem::path layer_path(std::int64_t index) const;
+  std::filesystem::path note_path(std::int64_t index) const;
   std::filesystem::path folder_;
 };
 

@@ -1,5 +1,6 @@
 #include "quantizer/panel.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -11,6 +12,35 @@ namespace tenfold {
 
 std::int64_t panel_count(const RowReader& source) {
   return (source.rows() + kPanelRows - 1) / kPanelRows;
+}
+
+std::vector<ColumnGroup> column_groups(const MatrixView& layout) {
+  std::vector<ColumnGroup> groups;
+  for (int b = 0; b < layout.n_bands; ++b) {
+    const Band& band = layout.bands[static_cast<std::size_t>(b)];
+    for (std::int64_t begin = 0, g = 0; begin < band.cols(); begin += band.group, ++g) {
+      groups.push_back({b, g, band.col_begin + begin,
+                        band.col_begin + std::min(begin + band.group, band.cols())});
+    }
+  }
+  return groups;
+}
+
+Grid fit_columns(const float* row, const ColumnGroup& group, const MatrixView& layout,
+                 RangeKind range, std::span<const float> importance) noexcept {
+  const Band& band = layout.bands[static_cast<std::size_t>(group.band)];
+  const auto first = static_cast<std::size_t>(group.begin);
+  const auto count = static_cast<std::size_t>(group.end - group.begin);
+  return fit_group({row + group.begin, count},
+                   {format_traits(band.format).bits, band.min_kind, range},
+                   importance.empty() ? importance : importance.subspan(first, count));
+}
+
+std::span<const Grid> plan_grids(const MatrixPlan& plan, std::int64_t panel, std::size_t group,
+                                 std::size_t groups) noexcept {
+  if (plan.grids.empty()) return {};
+  const std::size_t at = static_cast<std::size_t>(panel) * groups + group;
+  return std::span(plan.grids).subspan(at * kPanelRows, kPanelRows);
 }
 
 PanelReader::PanelReader(const RowReader& source, const MatrixPlan& plan)

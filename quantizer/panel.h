@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,22 @@
 namespace tenfold {
 
 std::int64_t panel_count(const RowReader& source);
+
+// A group of columns, in the plan's order.
+struct ColumnGroup {
+  int band;
+  std::int64_t index;  // within the band
+  std::int64_t begin, end;
+};
+// Of all bands, from left to right.
+std::vector<ColumnGroup> column_groups(const MatrixView& layout);
+// The group's grid for one row [cols]. importance: [cols], or empty.
+Grid fit_columns(const float* row, const ColumnGroup& group, const MatrixView& layout,
+                 RangeKind range, std::span<const float> importance) noexcept;
+
+// Of one group and the 16 rows of a panel; empty where the plan has none.
+std::span<const Grid> plan_grids(const MatrixPlan& plan, std::int64_t panel, std::size_t group,
+                                 std::size_t groups) noexcept;
 
 // The rows of one panel in the plan's column order, and codes for them; memory of one thread.
 class PanelReader {

@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <map>
 
 #include "quantizer/columns.h"
@@ -57,7 +58,7 @@ class Planner {
       } else if (info.name == kPositions) {
         set_bits(tensor, kFloatBits);
       } else if (info.is_matrix()) {
-        tensor.matrix = recipe_.mixed > 0 ? mixed(i) : one_band(i, recipe_.bits, recipe_.min);
+        tensor.matrix = layer_matrix_plan(i);
       }
       plan.tensors.push_back(std::move(tensor));
       if (info.name == kEmbedding && plan.split_head) {
@@ -70,19 +71,44 @@ class Planner {
   }
 
  private:
+  MatrixPlan layer_matrix_plan(std::size_t index) const {
+    const std::string& name = tensors_[index].info.name;
+    bool ruled = false;
+    int bits = recipe_.bits;
+    std::int64_t group = recipe_.group;
+    std::optional<MinKind> min = recipe_.min;
+    for (const Rule& rule : recipe_.rules) {
+      if (!applies(rule, name)) continue;
+      ruled = true;
+      bits = rule.bits.value_or(bits);
+      group = rule.group.value_or(group);
+      if (rule.min) min = rule.min;
+    }
+    return recipe_.mixed > 0 && !ruled ? mixed(index) : one_band(index, bits, group, min);
+  }
+
+  static bool applies(const Rule& rule, const std::string& name) {
+    const std::int64_t layer = layer_of(name);
+    if (layer < 0) return false;
+    if (rule.layers && (layer < rule.layers->first || layer > rule.layers->second)) return false;
+    return rule.matrices.empty() || std::find(rule.matrices.begin(), rule.matrices.end(),
+                                              layer_matrix(name)) != rule.matrices.end();
+  }
+
   void set_bits(TensorPlan& tensor, int bits) {
     if (bits == kFloatBits) {
       tensor.type = half_type(tensors_[tensor.source].rows);
     } else {
-      tensor.matrix = one_band(tensor.source, bits, std::nullopt);
+      tensor.matrix = one_band(tensor.source, bits, recipe_.group, std::nullopt);
     }
   }
 
-  MatrixPlan one_band(std::size_t index, int bits, std::optional<MinKind> min) const {
+  MatrixPlan one_band(std::size_t index, int bits, std::int64_t group,
+                      std::optional<MinKind> min) const {
     MatrixPlan plan;
     plan.range = recipe_.range;
-    plan.bands = {{*packed_format(bits), min.value_or(MinKind::zero), recipe_.group, 0,
-                   tensors_[index].rows.cols()}};
+    plan.bands = {
+        {*packed_format(bits), min.value_or(MinKind::zero), group, 0, tensors_[index].rows.cols()}};
     if (min) return plan;
     if (bits == 1) plan.bands[0].min_kind = MinKind::f16;  // an integer zero cannot say +-a
     if (bits == 2) plan.bands[0].min_kind = better_min_kind(index, plan);
@@ -101,8 +127,8 @@ class Planner {
   MatrixPlan mixed(std::size_t index) const {
     const std::int64_t cols = tensors_[index].rows.cols();
     const std::int64_t first = mixed_columns(recipe_.mixed, cols);
-    if (first == 0) return one_band(index, kMixedHighBits, std::nullopt);
-    MatrixPlan plan = one_band(index, recipe_.bits, recipe_.min);
+    if (first == 0) return one_band(index, kMixedHighBits, recipe_.group, std::nullopt);
+    MatrixPlan plan = one_band(index, recipe_.bits, recipe_.group, recipe_.min);
     BandPlan high{*packed_format(kMixedHighBits), MinKind::zero, recipe_.group, 0, first};
     plan.bands[0].col_begin = first;
     plan.bands.insert(plan.bands.begin(), high);

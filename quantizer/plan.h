@@ -3,15 +3,19 @@
 // Plans are small data; realizing one (rtn/realize.h) is a pure function of source and plan.
 
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/matrix.h"
 #include "kernels/thread_pool.h"
 #include "models/tensors.h"
 #include "quantizer/calibration.h"
+#include "quantizer/omniquant/options.h"
 #include "quantizer/range.h"
+#include "quantizer/roles.h"
 
 namespace tenfold {
 
@@ -29,6 +33,9 @@ struct MatrixPlan {
   // What the source's weights are multiplied with first, by input column and by row; empty: 1. The
   // inverse is folded into what comes before and after, so the model computes the same.
   std::vector<float> col_factor, row_factor;
+  // Grids that a pass chose, of weights so multiplied: [panels of 16 rows, groups of all bands,
+  // 16]; empty: fitted as `range` says.
+  std::vector<Grid> grids;
 };
 // Its map points into the plan.
 MatrixView layout_of(const MatrixPlan& plan, std::int64_t rows, std::int64_t cols);
@@ -38,6 +45,15 @@ inline constexpr int kMixedHighBits = 4;
 inline constexpr int kDefaultTableBits = 8;
 
 enum class Method { rtn, gptq };  // how codes are chosen
+
+// What some of the layers' matrices get instead.
+struct Rule {
+  std::vector<LayerMatrix> matrices;                            // empty: all
+  std::optional<std::pair<std::int64_t, std::int64_t>> layers;  // first and last; absent: all
+  std::optional<int> bits;
+  std::optional<std::int64_t> group;
+  std::optional<MinKind> min;
+};
 
 struct Recipe {
   Method method = Method::rtn;
@@ -50,11 +66,22 @@ struct Recipe {
   double damping = 0.1;   // gptq: this share of each input's mean square is added to it
   bool act_order = true;  // gptq: the strongest inputs first
   bool awq = false;       // scale the input channels first, by how strong they are
+  bool omniquant =
+      false;           // learn grids (and channel scales) layer by layer before codes are chosen
+  bool tune = false;   // then learn the grids again, for the codes that were chosen
+  LearnOptions learn;  // of omniquant and tune
   double mixed = 0;  // this share of a matrix's input columns gets kMixedHighBits, the rest `bits`
+  std::vector<Rule> rules;  // a later one beats an earlier one; their matrices are not mixed
 };
 // Throws bad_request for a width, group or share that cannot be.
 void validate(const Recipe& recipe);
+// Sets awq, omniquant and method from passes in the order they run in ("awq,gptq"). Throws
+// bad_request where they do not compose, saying why.
+void set_passes(Recipe& recipe, const std::vector<std::string>& passes);
+// A recipe as the file holds it, and as a person may write it: absent keys keep what `recipe` has;
+// the calibration's file is not part of it. Throws bad_request naming `name` and the key.
 std::string to_json(const Recipe& recipe);
+void read_json(const nlohmann::json& json, const std::string& name, Recipe& recipe);
 // Whether making the model takes a look at how it runs.
 bool needs_calibration(const Recipe& recipe);
 

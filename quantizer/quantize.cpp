@@ -2,9 +2,9 @@
 
 #include <fmt/core.h>
 
-#include <charconv>
 #include <cstring>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <span>
 
 #include "kernels/error.h"
@@ -12,6 +12,7 @@
 #include "quantizer/calibrated.h"
 #include "quantizer/checkpoint.h"
 #include "quantizer/fnv.h"
+#include "quantizer/roles.h"
 #include "quantizer/rtn/realize.h"
 #include "runtime/files/packed_matrix.h"
 
@@ -67,43 +68,14 @@ std::vector<GgufTensorDecl> declare(const Plan& plan, const std::vector<ModelTen
   return decls;
 }
 
-// "blk.7.attn_q.weight" -> 7; -1 for tensors outside the layers.
-std::int64_t layer_of(const std::string& name) {
-  constexpr std::string_view kPrefix = "blk.";
-  std::int64_t layer = -1;
-  if (name.starts_with(kPrefix)) {
-    std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), layer);
-  }
-  return layer;
-}
-
-struct Role {
-  std::string_view name;
-  LinearInput input;
-  Dense LayerWeights::*dense;
-};
-constexpr Role kRoles[] = {{".attn_q.", LinearInput::qkv, &LayerWeights::q},
-                           {".attn_k.", LinearInput::qkv, &LayerWeights::k},
-                           {".attn_v.", LinearInput::qkv, &LayerWeights::v},
-                           {".attn_output.", LinearInput::attn_output, &LayerWeights::output},
-                           {".ffn_gate.", LinearInput::mlp, &LayerWeights::gate},
-                           {".ffn_up.", LinearInput::mlp, &LayerWeights::up},
-                           {".ffn_down.", LinearInput::down, &LayerWeights::down}};
-const Role& role_of(const std::string& name) {
-  for (const Role& role : kRoles) {
-    if (name.find(role.name) != std::string::npos) return role;
-  }
-  throw_error(ErrorCode::unsupported, "tensor \"{}\" has no place in a layer", name);
-}
-
-const std::vector<float>& vector_of(const LayerWeights& layer, const std::string& name) {
+const std::vector<float>& vector_of(LayerWeights& layer, const std::string& name) {
   const bool bias = name.ends_with(".bias");
   const auto part = [bias](const Norm& norm) -> const std::vector<float>& {
     return bias ? norm.bias : norm.weight;
   };
   if (name.find(".attn_norm.") != std::string::npos) return part(layer.attn_norm);
   if (name.find(".ffn_norm.") != std::string::npos) return part(layer.ffn_norm);
-  return (layer.*role_of(name).dense).bias;
+  return dense_of(layer, layer_matrix(name)).bias;
 }
 
 class Run {
@@ -150,42 +122,42 @@ class Run {
     if (checkpoint_) {
       throw_error(ErrorCode::cancelled,
                   "interrupted; {} was not written: --resume goes on after {} finished layers",
-                  output_.string(), next_layer_);
+                  output_.string(), std::max<std::int64_t>(layer_, 0));
     }
     throw_error(ErrorCode::cancelled, "interrupted; {} was not written", output_.string());
   }
 
   void write(const Plan& plan, QuantizeResult& result) {
+    if (plan.split_head) total_ += elements_of(tensors_[plan.tensors.front().source]);
     GgufMetadata metadata = model_metadata(family_, spec_, *source_);
     metadata.set(std::string(kRecipeKey), to_json(options_.recipe));
     if (needs_calibration(options_.recipe)) {
       start_calibration();
       metadata.set(std::string(kCalibrationHashKey),
                    fmt::format("{:016x}", calibrated_->calibration().hash));
+      result.losses = make_layers(plan);
+      metadata.set(std::string(kLossesKey), result.losses);
+      calibrated_.reset();
     }
     const std::vector<float> divisors = rope_divisors(spec_);
     std::vector<GgufTensorDecl> decls = declare(plan, tensors_, divisors, metadata);
     GgufWriter writer(output_, options_.overwrite, std::move(metadata), std::move(decls));
-    if (plan.split_head) total_ += elements_of(tensors_[plan.tensors.front().source]);
     std::uint64_t done = 0;
+    std::optional<MappedFile> made;  // the layer at hand, where an earlier step made it
+    std::size_t used = 0;
     for (const TensorPlan& tensor : plan.tensors) {
       const RowReader& rows = tensors_[tensor.source].rows;
       const std::int64_t layer = layer_of(tensor.name);
-      if (calibrated_ && layer >= 0 && layer == next_layer_) {
-        if (!restore_layer(plan, layer)) {
-          quantize_layer(plan, layer, done);
-          checkpoint_->save(layer, layer_parts(plan, layer));
+      if (checkpoint_ && layer >= 0) {
+        if (layer != layer_) {
+          made = checkpoint_->layer(layer);
+          used = 0;
+          layer_ = layer;
         }
-        ++next_layer_;
-      }
-      if (tensor.matrix && calibrated_ && layer >= 0) {
-        QuantizedMatrix& made =
-            (calibrated_->layer_weights(layer).*role_of(tensor.name).dense).weight;
-        for (const auto& part : parts(made.view)) writer.write(part);
-        made = {};
-      } else if (calibrated_ && layer >= 0) {  // scales may have been folded into it
-        const auto& values = vector_of(calibrated_->layer_weights(layer), tensor.name);
-        writer.write(std::as_bytes(std::span(values)));
+        for (const std::size_t size : part_sizes(tensor)) {
+          writer.write(made->bytes().subspan(used, size));
+          used += size;
+        }
       } else if (tensor.matrix) {
         write_matrix(tensor, rows, done, writer);
       } else {
@@ -197,6 +169,37 @@ class Run {
     if (!divisors.empty()) writer.write(std::as_bytes(std::span(divisors)));
     writer.finish();
     if (checkpoint_) checkpoint_->remove();
+  }
+
+  // Makes every layer and leaves it in the checkpoint's folder. Returns what became of them, JSON.
+  std::string make_layers(const Plan& plan) {
+    nlohmann::ordered_json losses = nlohmann::ordered_json::array();
+    std::uint64_t done = 0;
+    for (layer_ = 0; layer_ < spec_.layers; ++layer_) {
+      if (!restore_layer(plan, layer_)) {
+        const nlohmann::ordered_json made = to_json(quantize_layer(plan, layer_, done));
+        checkpoint_->save(layer_, layer_parts(plan, layer_), made.dump());
+      }
+      losses.push_back(nlohmann::ordered_json::parse(checkpoint_->note(layer_)));
+      calibrated_->layer_weights(layer_) = {};
+      for (const TensorPlan& tensor : plan.tensors) {
+        if (layer_of(tensor.name) == layer_) done += elements_of(tensors_[tensor.source]);
+      }
+      report(done);
+    }
+    return losses.dump();
+  }
+
+  // Bytes of what the file holds of a tensor, in order.
+  std::vector<std::size_t> part_sizes(const TensorPlan& tensor) const {
+    std::vector<std::size_t> sizes;
+    if (!tensor.matrix) {
+      sizes.push_back(elements_of(tensors_[tensor.source]) * dtype_traits(tensor.type).bytes);
+      return sizes;
+    }
+    const MatrixView layout = layout_of(tensor, tensors_);
+    for (const auto& part : parts(layout)) sizes.push_back(part.size());
+    return sizes;
   }
 
   void start_calibration() {
@@ -211,8 +214,9 @@ class Run {
                         fmt::format("{} {:016x} {:016x} {}", to_json(options_.recipe),
                                     calibration.hash, source_fingerprint(), options_.isa),
                         start, options_.overwrite);
-    calibrated_ = std::make_unique<CalibratedModel>(source_, std::move(calibration), pool_.size(),
-                                                    options_.isa, [this] { report(reported_); });
+    calibrated_ = std::make_unique<CalibratedModel>(source_, std::move(calibration),
+                                                    options_.recipe, pool_.size(), options_.isa,
+                                                    [this] { report(reported_); });
   }
 
   // Of names, sizes and the first bytes of all tensors.
@@ -237,7 +241,7 @@ class Run {
     for (const TensorPlan& tensor : plan.tensors) {
       if (layer_of(tensor.name) != layer) continue;
       if (tensor.matrix) {
-        for (const auto& part : parts((weights.*role_of(tensor.name).dense).weight.view)) {
+        for (const auto& part : parts(dense_of(weights, layer_matrix(tensor.name)).weight.view)) {
           result.push_back(part);
         }
       } else {
@@ -251,39 +255,47 @@ class Run {
   bool restore_layer(const Plan& plan, std::int64_t layer) {
     const std::optional<MappedFile> saved = checkpoint_->layer(layer);
     if (!saved) return false;
+    calibrated_->pass_layer(layer, layer_matrices(plan, layer), pool_,
+                            [&] { read_layer(plan, layer, *saved); });
+    return true;
+  }
+
+  void read_layer(const Plan& plan, std::int64_t layer, const MappedFile& saved) {
     LayerWeights& weights = calibrated_->layer_weights(layer);
     for (const TensorPlan& tensor : plan.tensors) {
       if (tensor.matrix && layer_of(tensor.name) == layer) {
-        (weights.*role_of(tensor.name).dense).weight = allocate_matrix(layout_of(tensor, tensors_));
+        dense_of(weights, layer_matrix(tensor.name)).weight =
+            allocate_matrix(layout_of(tensor, tensors_));
       }
     }
-    std::span<const std::byte> rest = saved->bytes();
+    std::span<const std::byte> rest = saved.bytes();
     for (const auto& part : layer_parts(plan, layer)) {
       if (part.size() > rest.size()) {
-        throw_file_error(saved->path(), "is shorter than its layer, expected {} bytes more",
+        throw_file_error(saved.path(), "is shorter than its layer, expected {} bytes more",
                          part.size() - rest.size());
       }
       std::memcpy(const_cast<std::byte*>(part.data()), rest.data(), part.size());
       rest = rest.subspan(part.size());
     }
     if (!rest.empty()) {
-      throw_file_error(saved->path(), "is {} bytes longer than its layer", rest.size());
+      throw_file_error(saved.path(), "is {} bytes longer than its layer", rest.size());
     }
-    calibrated_->advance(layer);
-    return true;
   }
 
-  void quantize_layer(const Plan& plan, std::int64_t layer, std::uint64_t before) {
+  std::vector<CalibratedModel::Matrix> layer_matrices(const Plan& plan, std::int64_t layer) const {
     std::vector<CalibratedModel::Matrix> matrices;
     for (const TensorPlan& tensor : plan.tensors) {
       if (!tensor.matrix || layer_of(tensor.name) != layer) continue;
-      const Role& role = role_of(tensor.name);
       matrices.push_back({fmt::format("{}: tensor \"{}\"", source_->path(), tensor.name),
-                          role.input, &tensors_[tensor.source].rows, *tensor.matrix,
-                          &(calibrated_->layer_weights(layer).*role.dense)});
+                          layer_matrix(tensor.name), &tensors_[tensor.source].rows,
+                          *tensor.matrix});
     }
-    calibrated_->quantize_layer(
-        layer, std::move(matrices), options_.recipe, pool_,
+    return matrices;
+  }
+
+  LayerLosses quantize_layer(const Plan& plan, std::int64_t layer, std::uint64_t before) {
+    return calibrated_->quantize_layer(
+        layer, layer_matrices(plan, layer), pool_,
         [&](std::int64_t weights) { report(before + static_cast<std::uint64_t>(weights)); });
   }
 
@@ -310,7 +322,7 @@ class Run {
   std::uint64_t reported_ = 0;                   // of these, at most, so far
   std::unique_ptr<CalibratedModel> calibrated_;  // of methods that look at activations
   std::optional<Checkpoint> checkpoint_;         // of those
-  std::int64_t next_layer_ = 0;
+  std::int64_t layer_ = -1;                      // being made, or written
 };
 
 }  // namespace

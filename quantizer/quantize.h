@@ -34,6 +34,7 @@ struct QuantizeResult {
   std::int64_t tensors = 0;
   QuantizedSize all, quantized;  // all tensors; the quantized matrices alone
   std::int64_t clipped = 0;      // values beyond F16's range among those stored as F16
+  std::string losses;            // of calibrated runs: JSON, an array of layers (losses.h)
   bool split_head = false;       // embedding and head were one matrix and are now two
 };
 

@@ -1,6 +1,7 @@
 #include "quantizer/range.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "kernels/half.h"
@@ -8,6 +9,7 @@
 namespace tenfold {
 namespace {
 
+constexpr std::array<std::string_view, 3> kRangeNames = {"minmax", "mse", "weighted"};
 constexpr float kMaxF16 = 65504.0f;
 constexpr int kShrinkSteps = 32;
 constexpr float kLeastShrink = 0.07f;  // of the range: one outlier must not fix a row's grid
@@ -17,6 +19,33 @@ constexpr double kHopeless = 4.0;  // times the best error: no narrower range wi
 float top_code(int bits) { return static_cast<float>((1 << bits) - 1); }
 
 std::uint16_t to_f16(float value) { return f32_to_f16(std::clamp(value, -kMaxF16, kMaxF16)); }
+
+Grid with_scale(float scale) {
+  Grid grid;
+  grid.scale_bits = to_f16(scale);
+  grid.scale = f16_to_f32(grid.scale_bits);
+  return grid;
+}
+
+Grid zero_grid(float scale, float zero) {
+  Grid grid = with_scale(scale);
+  grid.min_bits = static_cast<std::uint16_t>(zero);
+  grid.min = -grid.scale * zero;
+  return grid;
+}
+
+Grid midrise_grid(float scale, float top) {
+  Grid grid = with_scale(scale);
+  grid.min = -grid.scale * (top * 0.5f);
+  return grid;
+}
+
+Grid affine_grid(float scale, float min) {
+  Grid grid = with_scale(scale);
+  grid.min_bits = to_f16(min);
+  grid.min = f16_to_f32(grid.min_bits);
+  return grid;
+}
 
 // The scale's inverse, with which codes are computed; 0 for a scale of 0, which has one level.
 float inverse(const Grid& grid) { return grid.scale > 0 ? 1.0f / grid.scale : 0.0f; }
@@ -125,32 +154,6 @@ class GroupFit {
     return grid;
   }
 
-  Grid zero_grid(float scale, float zero) const {
-    Grid grid;
-    grid.scale_bits = to_f16(scale);
-    grid.scale = f16_to_f32(grid.scale_bits);
-    grid.min_bits = static_cast<std::uint16_t>(zero);
-    grid.min = -grid.scale * zero;
-    return grid;
-  }
-
-  Grid midrise_grid(float scale) const {
-    Grid grid;
-    grid.scale_bits = to_f16(scale);
-    grid.scale = f16_to_f32(grid.scale_bits);
-    grid.min = -grid.scale * (top_ * 0.5f);
-    return grid;
-  }
-
-  static Grid affine_grid(float scale, float min) {
-    Grid grid;
-    grid.scale_bits = to_f16(scale);
-    grid.scale = f16_to_f32(grid.scale_bits);
-    grid.min_bits = to_f16(min);
-    grid.min = f16_to_f32(grid.min_bits);
-    return grid;
-  }
-
   // The grid of the range shrunken around 0, or around the mean where the minimum is free.
   Grid shrunken(float shrink) const {
     switch (kind_.min_kind) {
@@ -161,7 +164,7 @@ class GroupFit {
       }
       case MinKind::midrise:
         // At 1 bit: levels in the middle of the halves, +- high / 2.
-        return midrise_grid(shrink * (kind_.bits == 1 ? high_ : 2.0f * high_ / top_));
+        return midrise_grid(shrink * (kind_.bits == 1 ? high_ : 2.0f * high_ / top_), top_);
       case MinKind::f16:
         break;
     }
@@ -218,7 +221,7 @@ class GroupFit {
         if (!(m.level2 > 0)) return;
         const auto scale = static_cast<float>(m.product / m.level2);
         grid = kind_.min_kind == MinKind::zero ? zero_grid(scale, static_cast<float>(best.min_bits))
-                                               : midrise_grid(scale);
+                                               : midrise_grid(scale, top_);
       }
       if (!(grid.scale > 0)) return;
       grid = measured(grid);
@@ -234,6 +237,24 @@ class GroupFit {
 };
 
 }  // namespace
+
+std::string_view name_of(RangeKind range) noexcept {
+  return kRangeNames[static_cast<std::size_t>(range)];
+}
+
+std::optional<RangeKind> parse_range(std::string_view name) noexcept {
+  const auto at = std::find(kRangeNames.begin(), kRangeNames.end(), name);
+  if (at == kRangeNames.end()) return std::nullopt;
+  return static_cast<RangeKind>(at - kRangeNames.begin());
+}
+
+Grid make_grid(float scale, float min, int bits, MinKind kind) noexcept {
+  const float top = top_code(bits);
+  if (kind == MinKind::f16) return affine_grid(scale, min);
+  if (kind == MinKind::midrise) return midrise_grid(scale, top);
+  const float held = with_scale(scale).scale;
+  return zero_grid(scale, held > 0 ? std::clamp(std::round(-min / held), 0.0f, top) : 0.0f);
+}
 
 Grid fit_group(std::span<const float> weights, const GridKind& kind,
                std::span<const float> importance) noexcept {

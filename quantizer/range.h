@@ -12,13 +12,19 @@
 // weighted error.
 
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <string_view>
 
 #include "kernels/formats/format.h"
 
 namespace tenfold {
 
 enum class RangeKind { minmax, mse, weighted };  // weighted: mse with importances
+
+// "minmax", "mse", "weighted".
+std::optional<RangeKind> parse_range(std::string_view name) noexcept;
+std::string_view name_of(RangeKind range) noexcept;
 
 struct GridKind {
   int bits = 4;
@@ -32,6 +38,9 @@ struct Grid {
   float scale = 0, min = 0;      // what they mean
   double error = 0;              // sum of (weighted) squared errors over the group
 };
+
+// A grid near scale and min, as the file can hold it.
+Grid make_grid(float scale, float min, int bits, MinKind kind) noexcept;
 
 // Weights must be finite. importance: one a weight, >= 0, or empty for all the same.
 Grid fit_group(std::span<const float> weights, const GridKind& kind,

@@ -1,19 +1,170 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
 #include "quantizer/plan.h"
+#include "runtime/files/json_file.h"
 
 namespace tenfold {
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 constexpr std::array<std::int64_t, 4> kGroups = {0, 32, 64, 128};
+constexpr std::array<const char*, 5> kPasses = {"awq", "omniquant", "rtn", "gptq", "tune"};
+constexpr int kMaxEpochs = 1000;
 
 void check_bits(const char* what, int bits, bool float_too) {
   if (packed_format(bits) || (float_too && bits == kFloatBits)) return;
   throw_error(ErrorCode::bad_request, "{} must be 1, 2, 3, 4{}, found {}", what,
               float_too ? ", 8 or 16" : " or 8", bits);
+}
+
+void check_group(std::int64_t group) {
+  if (std::find(kGroups.begin(), kGroups.end(), group) != kGroups.end()) return;
+  throw_error(ErrorCode::bad_request,
+              "groups must have 32, 64 or 128 columns, or be rows, found {}", group);
+}
+
+void check_share(const char* what, double share) {
+  if (share >= 0 && share <= 1) return;
+  throw_error(ErrorCode::bad_request, "{} must lie between 0 and 1, found {}", what, share);
+}
+
+std::string calibrated_pass(const Recipe& recipe) {
+  if (recipe.method == Method::gptq) return "gptq";
+  if (recipe.omniquant || recipe.tune) return recipe.omniquant ? "omniquant" : "tune";
+  return recipe.awq ? "awq" : "a weighted range";
+}
+
+Json group_json(std::int64_t group) { return group == 0 ? Json("row") : Json(group); }
+
+Json min_json(MinKind kind) { return *min_kind_name(static_cast<std::uint32_t>(kind)); }
+
+std::vector<std::string> passes_of(const Recipe& recipe) {
+  std::vector<std::string> passes;
+  if (recipe.awq) passes.emplace_back("awq");
+  if (recipe.omniquant) passes.emplace_back("omniquant");
+  passes.emplace_back(recipe.method == Method::gptq ? "gptq" : "rtn");
+  if (recipe.tune) passes.emplace_back("tune");
+  return passes;
+}
+
+Json rule_json(const Rule& rule) {
+  Json json = Json::object();
+  for (const LayerMatrix matrix : rule.matrices) json["matrices"].push_back(name_of(matrix));
+  if (rule.layers) json["layers"] = {rule.layers->first, rule.layers->second};
+  if (rule.bits) json["bits"] = *rule.bits;
+  if (rule.group) json["group"] = group_json(*rule.group);
+  if (rule.min) json["min"] = min_json(*rule.min);
+  return json;
+}
+
+// Reads the keys of one object; what is left over is refused.
+class Reader {
+ public:
+  Reader(const nlohmann::json& json, std::string name) : json_(json), name_(std::move(name)) {
+    if (!json.is_object()) throw_error(ErrorCode::bad_request, "{} must be an object", name_);
+  }
+
+  template <typename T>
+  void integer(const char* key, T& value) {
+    if (take(key)) value = static_cast<T>(json_int(json_, key, name_));
+  }
+  void integer(const char* key, std::optional<int>& value) {
+    if (int read = 0; has(key)) {
+      integer(key, read);
+      value = read;
+    }
+  }
+  void number(const char* key, double& value) {
+    if (take(key)) value = json_number_or(json_, key, value, name_);
+  }
+  void boolean(const char* key, bool& value) {
+    if (take(key)) value = json_bool_or(json_, key, value, name_);
+  }
+  std::optional<std::string> text(const char* key) {
+    if (!take(key)) return std::nullopt;
+    return json_string_or(json_, key, "", name_);
+  }
+  const nlohmann::json* array(const char* key) {
+    if (!take(key)) return nullptr;
+    if (!json_.at(key).is_array()) fail(key, "must be an array");
+    return &json_.at(key);
+  }
+  const nlohmann::json* object(const char* key) { return take(key) ? &json_.at(key) : nullptr; }
+
+  std::optional<std::int64_t> group() {
+    if (!has("group")) return std::nullopt;
+    if (json_.at("group") == "row") {
+      take("group");
+      return 0;
+    }
+    std::int64_t value = 0;
+    integer("group", value);
+    return value;
+  }
+  std::optional<MinKind> min() {
+    const std::optional<std::string> name = text("min");
+    if (!name || *name == "auto") return std::nullopt;
+    const std::optional<MinKind> kind = parse_min_kind(*name);
+    if (!kind) fail("min", fmt::format("must be auto, zero, midrise or f16, found \"{}\"", *name));
+    return kind;
+  }
+
+  void finish() const {
+    for (const auto& [key, value] : json_.items()) {
+      if (std::find(taken_.begin(), taken_.end(), key) == taken_.end()) {
+        fail(key, "is not a field of a recipe");
+      }
+    }
+  }
+
+  [[noreturn]] void fail(const std::string& key, const std::string& what) const {
+    throw_error(ErrorCode::bad_request, "{}: \"{}\" {}", name_, key, what);
+  }
+  const std::string& name() const noexcept { return name_; }
+
+ private:
+  bool has(const char* key) const { return json_.contains(key) && !json_.at(key).is_null(); }
+  bool take(const char* key) {
+    if (json_.contains(key)) taken_.emplace_back(key);
+    return has(key);
+  }
+
+  const nlohmann::json& json_;
+  std::string name_;
+  std::vector<std::string> taken_;
+};
+
+Rule read_rule(const nlohmann::json& json, const std::string& name) {
+  Reader reader(json, name);
+  Rule rule;
+  if (const nlohmann::json* matrices = reader.array("matrices")) {
+    for (const nlohmann::json& matrix : *matrices) {
+      const auto role =
+          matrix.is_string() ? parse_layer_matrix(matrix.get<std::string>()) : std::nullopt;
+      if (!role)
+        reader.fail("matrices", fmt::format("names no matrix of a layer: {}", matrix.dump()));
+      rule.matrices.push_back(*role);
+    }
+  }
+  if (const nlohmann::json* layers = reader.array("layers")) {
+    if (layers->size() != 2 || !layers->at(0).is_number_integer() ||
+        !layers->at(1).is_number_integer()) {
+      reader.fail("layers", "must be the first and the last layer");
+    }
+    rule.layers = {layers->at(0).get<std::int64_t>(), layers->at(1).get<std::int64_t>()};
+  }
+  reader.integer("bits", rule.bits);
+  rule.group = reader.group();
+  rule.min = reader.min();
+  reader.finish();
+  return rule;
 }
 
 }  // namespace
@@ -22,25 +173,27 @@ void validate(const Recipe& recipe) {
   check_bits("bits", recipe.bits, false);
   check_bits("the bits of embeddings", recipe.embed_bits.value_or(kDefaultTableBits), true);
   check_bits("the bits of the head", recipe.head_bits.value_or(kDefaultTableBits), true);
-  if (std::find(kGroups.begin(), kGroups.end(), recipe.group) == kGroups.end()) {
-    throw_error(ErrorCode::bad_request,
-                "groups must have 32, 64 or 128 columns, or be rows, found {}", recipe.group);
+  check_group(recipe.group);
+  for (const Rule& rule : recipe.rules) {
+    if (rule.bits) check_bits("the bits of a rule", *rule.bits, false);
+    if (rule.group) check_group(*rule.group);
   }
   if (needs_calibration(recipe) && recipe.calibration.file.empty()) {
     throw_error(ErrorCode::bad_request, "{} needs a calibration text: --calib FILE",
-                recipe.method == Method::gptq ? "gptq"
-                : recipe.awq                  ? "awq"
-                                              : "a weighted range");
+                calibrated_pass(recipe));
   }
-  if (!(recipe.damping >= 0 && recipe.damping <= 1)) {
-    throw_error(ErrorCode::bad_request, "damping must lie between 0 and 1, found {}",
-                recipe.damping);
-  }
+  check_share("damping", recipe.damping);
   if (recipe.calibration.sequences < 1 || recipe.calibration.length < 2) {
     throw_error(ErrorCode::bad_request,
                 "calibration takes at least one sequence of two tokens, found {} of {}",
                 recipe.calibration.sequences, recipe.calibration.length);
   }
+  if (recipe.learn.epochs < 1 || recipe.learn.epochs > kMaxEpochs) {
+    throw_error(ErrorCode::bad_request, "epochs must lie between 1 and {}, found {}", kMaxEpochs,
+                recipe.learn.epochs);
+  }
+  check_share("the learning rate", recipe.learn.rate);
+  check_share("the learning rate of scales", recipe.learn.scale_rate);
   if (!(recipe.mixed >= 0 && recipe.mixed < 1)) {
     throw_error(ErrorCode::bad_request, "the mixed share must lie between 0 and 1, found {}",
                 recipe.mixed);
@@ -52,25 +205,60 @@ void validate(const Recipe& recipe) {
   }
 }
 
+void set_passes(Recipe& recipe, const std::vector<std::string>& passes) {
+  std::size_t last = 0;
+  std::array<bool, kPasses.size()> seen{};
+  for (const std::string& pass : passes) {
+    const auto place =
+        static_cast<std::size_t>(std::find(kPasses.begin(), kPasses.end(), pass) - kPasses.begin());
+    if (place == kPasses.size()) {
+      throw_error(ErrorCode::bad_request, "passes are {}; found \"{}\"", fmt::join(kPasses, ", "),
+                  pass);
+    }
+    if (seen[place]) throw_error(ErrorCode::bad_request, "pass {} can run only once", pass);
+    if (place < last) {
+      throw_error(
+          ErrorCode::bad_request,
+          "{} cannot come after {}: channels are scaled first (awq), then grids are learned "
+          "(omniquant), then codes are chosen "
+          "(rtn or gptq), then their grids are learned (tune)",
+          pass, kPasses[last]);
+    }
+    seen[place] = true;
+    last = place;
+  }
+  if (seen[2] && seen[3]) {
+    throw_error(ErrorCode::bad_request,
+                "rtn and gptq both choose the codes: the second would undo the first");
+  }
+  recipe.awq = seen[0];
+  recipe.omniquant = seen[1];
+  recipe.method = seen[3] ? Method::gptq : Method::rtn;
+  recipe.tune = seen[4];
+}
+
 bool needs_calibration(const Recipe& recipe) {
-  return recipe.method != Method::rtn || recipe.awq || recipe.range == RangeKind::weighted;
+  return recipe.method != Method::rtn || recipe.awq || recipe.omniquant || recipe.tune ||
+         recipe.range == RangeKind::weighted;
 }
 
 std::string to_json(const Recipe& recipe) {
-  nlohmann::ordered_json json;
-  json["method"] = recipe.method == Method::gptq ? "gptq" : "rtn";
+  Json json;
+  json["passes"] = passes_of(recipe);
   json["bits"] = recipe.bits;
-  json["group"] = recipe.group;
-  if (recipe.group == 0) json["group"] = "row";
-  json["range"] = recipe.range == RangeKind::mse        ? "mse"
-                  : recipe.range == RangeKind::weighted ? "weighted"
-                                                        : "minmax";
-  json["min"] = "auto";
-  if (recipe.min) json["min"] = *min_kind_name(static_cast<std::uint32_t>(*recipe.min));
+  json["group"] = group_json(recipe.group);
+  json["range"] = name_of(recipe.range);
+  json["min"] = recipe.min ? min_json(*recipe.min) : Json("auto");
   json["embed_bits"] = recipe.embed_bits.value_or(recipe.head_bits.value_or(kDefaultTableBits));
   json["head_bits"] = recipe.head_bits.value_or(recipe.embed_bits.value_or(kDefaultTableBits));
   if (recipe.mixed > 0) json["mixed"] = recipe.mixed;
-  if (recipe.awq) json["awq"] = true;
+  for (const Rule& rule : recipe.rules) json["rules"].push_back(rule_json(rule));
+  if (recipe.omniquant || recipe.tune) {
+    json["learning"] = {{"epochs", recipe.learn.epochs},
+                        {"rate", recipe.learn.rate},
+                        {"scales", recipe.learn.scales},
+                        {"scale_rate", recipe.learn.scale_rate}};
+  }
   if (recipe.method == Method::gptq) {
     json["damping"] = recipe.damping;
     json["act_order"] = recipe.act_order;
@@ -81,6 +269,56 @@ std::string to_json(const Recipe& recipe) {
                            {"seed", recipe.calibration.seed}};
   }
   return json.dump();
+}
+
+void read_json(const nlohmann::json& json, const std::string& name, Recipe& recipe) {
+  Reader reader(json, name);
+  if (const nlohmann::json* list = reader.array("passes")) {
+    std::vector<std::string> passes;
+    for (const nlohmann::json& pass : *list) {
+      if (!pass.is_string()) reader.fail("passes", "must hold names");
+      passes.push_back(pass.get<std::string>());
+    }
+    set_passes(recipe, passes);
+  }
+  reader.integer("bits", recipe.bits);
+  recipe.group = reader.group().value_or(recipe.group);
+  if (const std::optional<std::string> range = reader.text("range")) {
+    const std::optional<RangeKind> kind = parse_range(*range);
+    if (!kind) {
+      reader.fail("range", fmt::format("must be minmax, mse or weighted, found \"{}\"", *range));
+    }
+    recipe.range = *kind;
+  }
+  if (const std::optional<MinKind> kind = reader.min()) recipe.min = kind;
+  reader.integer("embed_bits", recipe.embed_bits);
+  reader.integer("head_bits", recipe.head_bits);
+  reader.number("mixed", recipe.mixed);
+  if (const nlohmann::json* rules = reader.array("rules")) {
+    recipe.rules.clear();
+    for (const nlohmann::json& rule : *rules) {
+      recipe.rules.push_back(
+          read_rule(rule, fmt::format("{}: rule {}", name, recipe.rules.size() + 1)));
+    }
+  }
+  if (const nlohmann::json* learn = reader.object("learning")) {
+    Reader part(*learn, name + ": learning");
+    part.integer("epochs", recipe.learn.epochs);
+    part.number("rate", recipe.learn.rate);
+    part.boolean("scales", recipe.learn.scales);
+    part.number("scale_rate", recipe.learn.scale_rate);
+    part.finish();
+  }
+  reader.number("damping", recipe.damping);
+  reader.boolean("act_order", recipe.act_order);
+  if (const nlohmann::json* calibration = reader.object("calibration")) {
+    Reader part(*calibration, name + ": calibration");
+    part.integer("sequences", recipe.calibration.sequences);
+    part.integer("length", recipe.calibration.length);
+    part.integer("seed", recipe.calibration.seed);
+    part.finish();
+  }
+  reader.finish();
 }
 
 }  // namespace tenfold

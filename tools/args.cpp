@@ -60,6 +60,13 @@ std::function<std::string(const std::string&)> in_range(std::int64_t low, std::i
   };
 }
 
+std::optional<DType> parse_float_type(std::string_view name) {
+  if (name == "f32") return DType::f32;
+  if (name == "f16") return DType::f16;
+  if (name == "bf16") return DType::bf16;
+  return std::nullopt;
+}
+
 std::function<std::string(const std::string&)> one_of(std::vector<std::string> names) {
   return [names = std::move(names)](const std::string& text) -> std::string {
     if (std::find(names.begin(), names.end(), text) != names.end()) return {};

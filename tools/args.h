@@ -42,6 +42,9 @@ std::function<std::string(const std::string&)> in_range(std::int64_t low, std::i
 std::function<std::string(const std::string&)> one_of(std::vector<std::string> names);
 inline constexpr std::int64_t kMaxCount = std::int64_t{1} << 31;  // of tokens and windows
 
+// "f32", "f16", "bf16".
+std::optional<DType> parse_float_type(std::string_view name);
+
 enum class ModelArgument { none, option, positional };
 void add_common_options(CLI::App& app, CommonOptions& options, ModelArgument model);
 
@@ -64,6 +67,8 @@ Command add_tokenize(CLI::App& app);
 Command add_logits(CLI::App& app);
 Command add_inspect(CLI::App& app);
 Command add_convert(CLI::App& app);
+Command add_export(CLI::App& app);
+Command add_report(CLI::App& app);
 Command add_quantize(CLI::App& app);
 Command add_eval(CLI::App& app);
 Command add_bench(CLI::App& app);

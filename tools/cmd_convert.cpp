@@ -14,15 +14,10 @@ struct Options {
   bool force = false;
 };
 
-DType parse_type(const std::string& name) {
-  if (name == "f32") return DType::f32;
-  return name == "bf16" ? DType::bf16 : DType::f16;
-}
-
 int run(const Options& options) {
   const ModelSource source(options.common.model);
   ConvertOptions convert;
-  convert.type = parse_type(options.type);
+  convert.type = *parse_float_type(options.type);
   convert.overwrite = options.force;
   catch_interrupts();
   catch_termination();
@@ -38,12 +33,7 @@ int run(const Options& options) {
   if (options.common.quiet) return kExitOk;
   note(fmt::format("Wrote {}: {} tensors, {}, {}.", options.output, result.tensors,
                    megabytes(result.bytes), dtype_traits(convert.type).name));
-  if (result.clipped > 0) {
-    note(
-        fmt::format("{} values lie outside F16's range and were written as +-65504; --type bf16 "
-                    "or f32 keeps them.",
-                    result.clipped));
-  }
+  note_clipped(result.clipped, "--type bf16 or f32 keeps them");
   return kExitOk;
 }
 

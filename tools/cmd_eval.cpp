@@ -61,6 +61,12 @@ Text tokenize(const Options& options, const LoadedModel& loaded, const std::stri
   return result;
 }
 
+// Shows how far it is, and false when it shall stop.
+bool advance(Progress& progress, std::int64_t done, std::int64_t total, const std::string& note) {
+  progress.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total), note);
+  return !stop_requested();
+}
+
 LoadedModel load_for(const Options& options) {
   return load(options.common, options.window, options.common.kv_or(KvType::f16));
 }
@@ -71,15 +77,15 @@ int run_perplexity(const Options& options) {
   const auto [windows, ids] = tokenize(options, loaded, text);
   catch_interrupts();
   Progress progress("perplexity", options.common.quiet);
-  const PerplexityResult result = perplexity(
-      *loaded.model, *loaded.ws, ids, windows,
-      [&](std::int64_t done, std::int64_t total, const PerplexityResult& so_far) {
-        progress.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total),
-                        fmt::format("ppl {:.3f}", so_far.ppl));
-        return !stop_requested();
-      });
+  const PerplexityResult result =
+      perplexity(*loaded.model, *loaded.ws, ids, windows,
+                 [&](std::int64_t done, std::int64_t total, const PerplexityResult& so_far) {
+                   return advance(progress, done, total, fmt::format("ppl {:.3f}", so_far.ppl));
+                 });
   if (options.json) {
-    const nlohmann::ordered_json json = {{"ppl", result.ppl},
+    const nlohmann::ordered_json json = {{"model", options.common.model},
+                                         {"file_bytes", loaded.file_bytes},
+                                         {"ppl", result.ppl},
                                          {"nll", result.nll},
                                          {"tokens", result.tokens},
                                          {"windows", result.windows},
@@ -109,13 +115,11 @@ int run_divergence(const Options& options) {
   const auto [windows, ids] = tokenize(options, loaded, text);
   catch_interrupts();
   Progress progress("divergence", options.common.quiet);
-  const DivergenceResult result = divergence(
-      {reference.model.get(), reference.ws.get()}, {loaded.model.get(), loaded.ws.get()}, ids,
-      windows, [&](std::int64_t done, std::int64_t total, double mean) {
-        progress.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total),
-                        fmt::format("KL {:.5f}", mean));
-        return !stop_requested();
-      });
+  const DivergenceResult result =
+      divergence({reference.model.get(), reference.ws.get()}, {loaded.model.get(), loaded.ws.get()},
+                 ids, windows, [&](std::int64_t done, std::int64_t total, double mean) {
+                   return advance(progress, done, total, fmt::format("KL {:.5f}", mean));
+                 });
   if (options.json) {
     const nlohmann::ordered_json json = {{"kld", result.mean},
                                          {"median", result.median},
@@ -154,9 +158,7 @@ int run_task(const Options& options) {
   const ChoiceResult result =
       choose(*loaded.model, *loaded.ws, tokenizer, items, options.common.kv_or(KvType::f16),
              [&](std::int64_t done, std::int64_t total, const ChoiceResult& so_far) {
-               progress.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total),
-                               fmt::format("acc {:.2f} %", 100 * so_far.acc));
-               return !stop_requested();
+               return advance(progress, done, total, fmt::format("acc {:.2f} %", 100 * so_far.acc));
              });
   if (options.json) {
     const nlohmann::ordered_json json = {{"acc", result.acc},

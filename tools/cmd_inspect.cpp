@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -58,15 +59,56 @@ double bits_per_weight(const Row& row) {
   return 8.0 * static_cast<double>(row.bytes) / static_cast<double>(row.elements);
 }
 
-// How the file was quantized; null where it was not, or does not say.
-nlohmann::ordered_json recipe_of(const ModelSource& source) {
+// A key that holds JSON; null where the file has none.
+nlohmann::json json_key(const ModelSource& source, std::string_view key) {
   if (!source.is_gguf()) return nullptr;
-  const std::string* text = source.gguf().metadata().get_string(kRecipeKey);
-  if (text == nullptr) return nullptr;
-  const std::string name = fmt::format("{}: key {}", source.path(), kRecipeKey);
-  nlohmann::json recipe = parse_json(*text, name);
-  if (!recipe.is_object()) throw_file_error(name, "is not a JSON object");
+  const std::string* text = source.gguf().metadata().get_string(key);
+  return text == nullptr ? nullptr
+                         : parse_json(*text, fmt::format("{}: key {}", source.path(), key));
+}
+
+// How the file was quantized.
+nlohmann::ordered_json recipe_of(const ModelSource& source) {
+  const nlohmann::json recipe = json_key(source, kRecipeKey);
+  if (!recipe.is_null() && !recipe.is_object()) {
+    throw_file_error(source.path(), "the key {} is not a JSON object", kRecipeKey);
+  }
   return recipe;
+}
+
+// Means over the layers, one line a matrix: "down 0.0581 -> 0.0244".
+std::string losses_text(const nlohmann::json& losses) {
+  struct Sum {
+    double before = 0, after = 0;
+    int layers = 0;
+  };
+  std::map<std::string, Sum> sums;
+  const auto add = [&](const std::string& name, const nlohmann::json& loss, const char* before,
+                       const char* after) {
+    if (!loss.is_object() || !loss.value(before, nlohmann::json()).is_number() ||
+        !loss.value(after, nlohmann::json()).is_number()) {
+      return;
+    }
+    Sum& sum = sums[name];
+    sum.before += loss[before].get<double>();
+    sum.after += loss[after].get<double>();
+    ++sum.layers;
+  };
+  for (const nlohmann::json& layer : losses) {
+    if (!layer.is_object()) continue;
+    for (const auto& [role, loss] : layer.value("matrices", nlohmann::json::object()).items()) {
+      add(role, loss, "nearest", "chosen");
+    }
+    for (const char* pass : {"ranges", "tuned"}) {
+      add(pass, layer.value(pass, nlohmann::json()), "before", "after");
+    }
+  }
+  std::string text;
+  for (const auto& [name, sum] : sums) {
+    text += fmt::format("  {:<12} {:.5f} -> {:.5f}\n", name, sum.before / sum.layers,
+                        sum.after / sum.layers);
+  }
+  return text.empty() ? "" : "errors of outputs, mean over the layers\n" + text;
 }
 
 nlohmann::ordered_json to_json(const ModelSource& source, const DecoderSpec& spec,
@@ -83,6 +125,7 @@ nlohmann::ordered_json to_json(const ModelSource& source, const DecoderSpec& spe
   json["file_bytes"] = source.file_bytes();
   json["tensors"] = source.tensors().size();
   json["quantization"] = recipe_of(source);
+  json["losses"] = json_key(source, kLossesKey);
   if (!with_tensors) return json;
   json["tensor_list"] = nlohmann::ordered_json::array();
   for (const Row& row : list_tensors(source)) {
@@ -131,6 +174,7 @@ std::string to_text(const ModelSource& source, const DecoderSpec& spec, const Mo
   }
   const nlohmann::ordered_json recipe = recipe_of(source);
   if (!recipe.is_null()) text += fmt::format("recipe         {}\n", dump(recipe));
+  text += losses_text(json_key(source, kLossesKey));
   return text;
 }
 

@@ -4,55 +4,88 @@
 #include <nlohmann/json.hpp>
 
 #include "quantizer/quantize.h"
+#include "runtime/files/json_file.h"
+#include "runtime/files/output_file.h"
 #include "tools/args.h"
 #include "tools/io.h"
 #include "tools/progress.h"
+#include "tools/report.h"
 #include "tools/signals.h"
 
 namespace tenfold {
 namespace {
 
-constexpr int kDefaultBits = 4;
 constexpr int kDefaultMixedBits = 1;
 
 struct Options {
   CommonOptions common;
   std::string output;
-  std::string method = "rtn";
+  std::string recipe_file;
+  std::string method;
+  std::vector<std::string> passes;
   std::optional<int> bits;
-  std::string group;  // "": 128; the whole row where mixed
-  std::string range = "mse";
-  std::string min;  // "": by width
+  std::string group;
+  std::string range;
+  std::string min;
   std::optional<int> embed_bits, head_bits;
-  double mixed = 0;
+  std::optional<double> mixed;
   CalibrationOptions calibration;
-  double damping = 0.1;
-  bool act_order = true;
-  bool awq = false;
+  CLI::Option* calib_seqs = nullptr;
+  CLI::Option* calib_len = nullptr;
+  CLI::Option* seed = nullptr;
+  std::optional<double> damping;
+  bool act_order = true, scales = true;
+  CLI::Option* act_order_flag = nullptr;
+  CLI::Option* scales_flag = nullptr;
+  std::optional<int> epochs;
+  std::optional<double> rate, scale_rate;
   bool force = false;
   bool dry_run = false;
   bool resume = false;
   bool json = false;
+  std::string report;
 };
 
+template <typename T, typename From>
+void set_if(T& to, const std::optional<From>& from) {
+  if (from) to = *from;
+}
+
+// Flags beat the recipe file.
 Recipe to_recipe(const Options& options) {
   Recipe recipe;
-  const bool mixed = options.mixed > 0;
-  recipe.bits = options.bits.value_or(mixed ? kDefaultMixedBits : kDefaultBits);
-  const std::string group = !options.group.empty() ? options.group : mixed ? "row" : "128";
-  recipe.group = group == "row" ? 0 : std::stoll(group);
-  recipe.method = options.method == "gptq" ? Method::gptq : Method::rtn;
-  recipe.range = options.range == "mse"        ? RangeKind::mse
-                 : options.range == "weighted" ? RangeKind::weighted
-                                               : RangeKind::minmax;
-  recipe.calibration = options.calibration;
-  recipe.act_order = options.act_order;
-  recipe.awq = options.awq;
-  recipe.damping = options.damping;
-  recipe.min = parse_min_kind(options.min);
-  recipe.embed_bits = options.embed_bits;
-  recipe.head_bits = options.head_bits;
-  recipe.mixed = options.mixed;
+  bool group_given = !options.group.empty();
+  bool bits_given = options.bits.has_value();
+  if (!options.recipe_file.empty()) {
+    const nlohmann::json json = read_json_file(options.recipe_file);
+    read_json(json, options.recipe_file, recipe);
+    group_given = group_given || json.contains("group");
+    bits_given = bits_given || json.contains("bits");
+  }
+  if (!options.passes.empty()) {
+    set_passes(recipe, options.passes);
+  } else if (!options.method.empty()) {
+    set_passes(recipe, {options.method});
+  }
+  set_if(recipe.mixed, options.mixed);
+  if (options.bits) recipe.bits = *options.bits;
+  if (!bits_given && recipe.mixed > 0) recipe.bits = kDefaultMixedBits;
+  if (!options.group.empty()) recipe.group = options.group == "row" ? 0 : std::stoll(options.group);
+  if (!group_given && recipe.mixed > 0) recipe.group = 0;
+  if (!options.range.empty()) recipe.range = *parse_range(options.range);
+  if (!options.min.empty()) recipe.min = parse_min_kind(options.min);
+  recipe.calibration.file = options.calibration.file;
+  if (options.calib_seqs->count() > 0) recipe.calibration.sequences = options.calibration.sequences;
+  if (options.calib_len->count() > 0) recipe.calibration.length = options.calibration.length;
+  if (options.seed->count() > 0) recipe.calibration.seed = options.calibration.seed;
+  if (options.act_order_flag->count() > 0) recipe.act_order = options.act_order;
+  set_if(recipe.damping, options.damping);
+  set_if(recipe.learn.epochs, options.epochs);
+  set_if(recipe.learn.rate, options.rate);
+  if (options.scales_flag->count() > 0) recipe.learn.scales = options.scales;
+  set_if(recipe.learn.scale_rate, options.scale_rate);
+  if (options.embed_bits) recipe.embed_bits = options.embed_bits;
+  if (options.head_bits) recipe.head_bits = options.head_bits;
   validate(recipe);
   return recipe;
 }
@@ -95,10 +128,17 @@ void note_result(const Options& options, const QuantizeResult& result, double se
         "The model shares one matrix between embedding and head; asked for different widths, "
         "the file holds two.");
   }
-  if (result.clipped > 0) {
-    note(fmt::format("{} values lie outside F16's range and were written as +-65504.",
-                     result.clipped));
-  }
+  note_clipped(result.clipped, "");
+}
+
+void write_report(const Options& options, double seconds, std::uint64_t peak) {
+  const ModelSource made(options.output);
+  ReportRun run = report_run(made);
+  run.seconds = seconds;
+  run.peak_bytes = peak;
+  OutputFile file(options.report, options.force);
+  file.write(report_html({report_model(made)}, {run}));
+  file.commit();
 }
 
 int run(const Options& options) {
@@ -127,6 +167,7 @@ int run(const Options& options) {
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (!options.common.quiet) note_result(options, result, seconds, peak);
+  if (!options.report.empty() && !options.dry_run) write_report(options, seconds, peak);
   if (options.json) print_json(options, result, seconds, peak);
   return kExitOk;
 }
@@ -140,13 +181,22 @@ std::string is_share(const std::string& text) {
 }
 
 void add_recipe_options(CLI::App& sub, Options& options) {
+  sub.add_option("--recipe", options.recipe_file,
+                 "a recipe as JSON, as `inspect --json` shows it; other flags beat it")
+      ->type_name("FILE");
+  CLI::Option* method = sub.add_option(
+      "--method", options.method,
+      "rtn (default): weights are rounded to nearest; gptq: column by column, later ones making "
+      "up for the errors of earlier ones; awq: channels that meet strong inputs are scaled up "
+      "first; omniquant: ranges are learned layer by layer");
+  method->check(one_of({"rtn", "gptq", "awq", "omniquant"}))->type_name("METHOD");
   sub.add_option(
-         "--method", options.method,
-         "how weights are rounded: rtn (to nearest) or gptq (column by column, later ones making "
-         "up for the errors of earlier ones)")
-      ->check(one_of({"rtn", "gptq"}))
-      ->type_name("METHOD")
-      ->capture_default_str();
+         "--passes", options.passes,
+         "several of these in turn: awq, omniquant, rtn or gptq, and tune, which learns the "
+         "grids of the codes that were chosen")
+      ->delimiter(',')
+      ->type_name("A,B,...")
+      ->excludes(method);
   sub.add_option("--bits", options.bits, "of the layers' matrices: 1, 2, 3, 4 or 8; default 4")
       ->check(one_of({"1", "2", "3", "4", "8"}))
       ->type_name("N");
@@ -157,10 +207,9 @@ void add_recipe_options(CLI::App& sub, Options& options) {
   sub.add_option(
          "--range", options.range,
          "range of a group: mse (least squared error), weighted (errors count as the inputs they "
-         "meet are strong; needs --calib) or minmax")
+         "meet are strong; needs --calib) or minmax; default mse")
       ->check(one_of({"minmax", "mse", "weighted"}))
-      ->type_name("RANGE")
-      ->capture_default_str();
+      ->type_name("RANGE");
   sub.add_option("--min", options.min,
                  "minima of the layers' matrices: zero, midrise or f16; default: f16 at 1 bit, the "
                  "better of zero and midrise at 2, else zero")
@@ -183,25 +232,36 @@ void add_calibration_options(CLI::App& sub, Options& options) {
   sub.add_option("--calib", options.calibration.file,
                  "calibration text, or .jsonl with a \"text\" in each line")
       ->type_name("FILE");
-  sub.add_option("--calib-seqs", options.calibration.sequences, "sequences drawn from it")
-      ->check(in_range(1, 1 << 20))
-      ->type_name("N")
-      ->capture_default_str();
-  sub.add_option("--calib-len", options.calibration.length, "tokens of a sequence")
-      ->check(in_range(2, 1 << 20))
-      ->type_name("L")
-      ->capture_default_str();
-  sub.add_option("--seed", options.calibration.seed, "of the draw")
-      ->type_name("N")
-      ->capture_default_str();
-  sub.add_flag("--awq", options.awq, "scale input channels up first where activations are strong");
-  sub.add_flag("--act-order,!--no-act-order", options.act_order,
-               "gptq: columns of the strongest inputs first (default), or from left to right");
+  options.calib_seqs =
+      sub.add_option("--calib-seqs", options.calibration.sequences, "sequences drawn from it");
+  options.calib_seqs->check(in_range(1, 1 << 20))->type_name("N")->capture_default_str();
+  options.calib_len =
+      sub.add_option("--calib-len", options.calibration.length, "tokens of a sequence");
+  options.calib_len->check(in_range(2, 1 << 20))->type_name("L")->capture_default_str();
+  options.seed = sub.add_option("--seed", options.calibration.seed, "of the draw");
+  options.seed->type_name("N")->capture_default_str();
+  options.act_order_flag =
+      sub.add_flag("--act-order,!--no-act-order", options.act_order,
+                   "gptq: columns of the strongest inputs first (default), or from left to right");
   sub.add_option("--damping", options.damping,
-                 "gptq: this share of each input's mean square is added to it")
+                 "gptq: this share of each input's mean square is added to it; default 0.1")
       ->check(CLI::Range(0.0, 1.0))
-      ->type_name("SHARE")
-      ->capture_default_str();
+      ->type_name("SHARE");
+  sub.add_option("--epochs", options.epochs,
+                 "omniquant, tune: times they go over the calibration text; default 10")
+      ->check(in_range(1, 1000))
+      ->type_name("N");
+  sub.add_option("--learning-rate", options.rate,
+                 "omniquant, tune: of ranges, in steps of their grids; default 0.002")
+      ->check(CLI::Range(0.0, 1.0))
+      ->type_name("R");
+  options.scales_flag =
+      sub.add_flag("--scales,!--no-scales", options.scales,
+                   "omniquant: learn scales of input channels too (default), or ranges alone");
+  sub.add_option("--scale-rate", options.scale_rate,
+                 "omniquant: learning rate of the scales' logarithms; default 0.005")
+      ->check(CLI::Range(0.0, 1.0))
+      ->type_name("R");
 }
 
 }  // namespace
@@ -218,6 +278,8 @@ Command add_quantize(CLI::App& app) {
   sub->add_flag("--force", options->force, "replace OUT.gguf if it exists");
   sub->add_flag("--resume", options->resume,
                 "go on with the finished layers of an interrupted run");
+  sub->add_option("--report", options->report, "also write a page about it (see `tenfold report`)")
+      ->type_name("OUT.html");
   sub->add_flag("--dry-run", options->dry_run, "show sizes and bits per weight, write nothing");
   sub->add_flag("--json", options->json, "print one JSON object");
   sub->footer("Example:\n  tenfold quantize -m opt-125m/ -o opt-125m-q4.gguf --bits 4 --group 64");

@@ -94,6 +94,12 @@ void check_utf8(std::string_view text, std::string_view name, ErrorCode code) {
               static_cast<unsigned char>(text[at]), at);
 }
 
+void note_clipped(std::int64_t count, std::string_view way_out) {
+  if (count == 0) return;
+  note(fmt::format("{} values lie outside F16's range and were written as +-65504{}{}.", count,
+                   way_out.empty() ? "" : "; ", way_out));
+}
+
 std::string read_text(const std::string& path) {
   if (path == "-") {
     std::string text = read_all(STDIN_FILENO, "standard input", ErrorCode::bad_request);

@@ -20,6 +20,9 @@ void print_model_text(std::string_view text);
 // One line on standard error.
 void note(std::string_view text);
 
+// Says so where values lay outside F16's range. way_out: "--type f32 keeps them"; may be empty.
+void note_clipped(std::int64_t count, std::string_view way_out);
+
 // The whole file as text; "-" is standard input. Not UTF-8 is bad_file (bad_request for standard
 // input), naming the byte.
 std::string read_text(const std::string& path);

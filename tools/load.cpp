@@ -60,6 +60,7 @@ LoadedModel load(const CommonOptions& options, std::int64_t context, KvType kv) 
   const Family& family = find_family(*source);
   const ModelSize size = measure(family, read_spec(family, *source), *source);
   loaded.bits_per_weight = bits_per_weight(size.all);
+  loaded.file_bytes = source->file_bytes();
   if (!options.quiet) note_copies(size);
   loaded.tokenizer = load_tokenizer(*source);
   loaded.model = load_model(source);

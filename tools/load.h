@@ -15,6 +15,7 @@ struct LoadedModel {
   std::unique_ptr<Tokenizer> tokenizer;  // null: the model comes without one
   std::unique_ptr<Model> model;
   double bits_per_weight = 0;  // as in the file
+  std::uint64_t file_bytes = 0;
 };
 
 // context: tokens the KV cache shall hold, for the report of memory; 0: the model's own.

@@ -10,25 +10,6 @@ namespace {
 
 constexpr std::int64_t kTurns = 128;  // columns whose targets are brought up to date together
 
-// A group of columns, in the plan's order.
-struct Group {
-  int band;
-  std::int64_t index;  // within the band
-  std::int64_t begin, end;
-};
-
-std::vector<Group> groups_of(const MatrixView& layout) {
-  std::vector<Group> groups;
-  for (int b = 0; b < layout.n_bands; ++b) {
-    const Band& band = layout.bands[static_cast<std::size_t>(b)];
-    for (std::int64_t begin = 0, g = 0; begin < band.cols(); begin += band.group, ++g) {
-      groups.push_back({b, g, band.col_begin + begin,
-                        band.col_begin + std::min(begin + band.group, band.cols())});
-    }
-  }
-  return groups;
-}
-
 // Rounds the rows of one panel after another; memory of one thread. Arrays by turn are in the order
 // columns are rounded in.
 class PanelRounder {
@@ -38,7 +19,7 @@ class PanelRounder {
         input_(input),
         out_(out),
         n_(out.view.cols),
-        groups_(groups_of(out.view)),
+        groups_(column_groups(out.view)),
         grids_(groups_.size()),
         group_of_(static_cast<std::size_t>(n_)),
         errors_(static_cast<std::size_t>(kPanelRows * n_)),
@@ -51,7 +32,8 @@ class PanelRounder {
   }
 
   // Returns the loss, sum over rows and turns of D (target - value)^2.
-  double round(const float* rows, int n_rows, std::uint8_t* codes) {
+  double round(std::int64_t panel, const float* rows, int n_rows, std::uint8_t* codes) {
+    panel_ = panel;
     for (PanelGrids& grids : grids_) grids = {};
     rows_ = rows;
     n_rows_ = n_rows;
@@ -66,7 +48,7 @@ class PanelRounder {
       return loss_;
     }
     for (std::size_t g = 0; g < groups_.size(); ++g) {
-      const Group& group = groups_[g];
+      const ColumnGroup& group = groups_[g];
       update_targets(group.begin, group.end);
       fit(g, targets_.data(), group.end - group.begin);
       if (group.end - group.begin <= kTurns) {
@@ -81,17 +63,18 @@ class PanelRounder {
     return loss_;
   }
 
-  void write(std::int64_t panel) const {
+  void write() const {
     for (std::size_t g = 0; g < groups_.size(); ++g) {
-      write_grids(grids_[g], band_of(groups_[g]), panel, groups_[g].index, out_.view.rows, out_);
+      write_grids(grids_[g], band_of(groups_[g]), panel_, groups_[g].index, out_.view.rows, out_);
     }
     for (const Band& band : out_.view.all_bands()) {
-      write_codes(codes_ + band.col_begin * kPanelRows, n_rows_, band, panel, out_.view.rows, out_);
+      write_codes(codes_ + band.col_begin * kPanelRows, n_rows_, band, panel_, out_.view.rows,
+                  out_);
     }
   }
 
  private:
-  const Band& band_of(const Group& group) const {
+  const Band& band_of(const ColumnGroup& group) const {
     return out_.view.bands[static_cast<std::size_t>(group.band)];
   }
   std::int64_t place(std::int64_t turn) const {
@@ -100,14 +83,12 @@ class PanelRounder {
 
   // weights: the group's first column of the first row.
   void fit(std::size_t g, const float* weights, std::int64_t stride) {
-    const Group& group = groups_[g];
-    const Band& band = band_of(group);
-    const auto count = static_cast<std::size_t>(group.end - group.begin);
-    const GridKind kind{format_traits(band.format).bits, band.min_kind, plan_.range};
+    const std::span<const Grid> given = plan_grids(plan_, panel_, g, groups_.size());
     for (int r = 0; r < n_rows_; ++r) {
-      grids_[g][static_cast<std::size_t>(r)] =
-          fit_group({weights + r * stride, count}, kind,
-                    input_.importance().subspan(static_cast<std::size_t>(group.begin), count));
+      Grid& grid = grids_[g][static_cast<std::size_t>(r)];
+      grid = given.empty() ? fit_columns(weights + r * stride - groups_[g].begin, groups_[g],
+                                         out_.view, plan_.range, input_.importance())
+                           : given[static_cast<std::size_t>(r)];
     }
   }
 
@@ -169,11 +150,12 @@ class PanelRounder {
   const GptqInput& input_;
   const QuantizedMatrix& out_;
   std::int64_t n_;
-  std::vector<Group> groups_;
+  std::vector<ColumnGroup> groups_;
   std::vector<PanelGrids> grids_;
   std::vector<std::size_t> group_of_;
   std::vector<float> errors_;   // [16, cols] by turn: weight - value
   std::vector<float> targets_;  // [16, turns at hand]
+  std::int64_t panel_ = 0;
   const float* rows_ = nullptr;
   int n_rows_ = 0;
   std::uint8_t* codes_ = nullptr;  // band after band: [16, band.cols()]
@@ -223,8 +205,8 @@ GptqResult realize_gptq(const RowReader& source, const MatrixPlan& plan, const G
                  [&](PanelReader& reader, std::int64_t panel, int thread) {
                    PanelRounder& rounder = rounders[static_cast<std::size_t>(thread)];
                    losses[static_cast<std::size_t>(panel)] =
-                       rounder.round(reader.rows(), reader.n_rows(), reader.codes());
-                   rounder.write(panel);
+                       rounder.round(panel, reader.rows(), reader.n_rows(), reader.codes());
+                   rounder.write();
                  });
   result.loss = std::accumulate(losses.begin(), losses.end(), 0.0);
   return result;

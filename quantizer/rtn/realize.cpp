@@ -45,25 +45,27 @@ double realize_panel(const float* rows, int n_rows, const MatrixPlan& plan, std:
                      const QuantizedMatrix& out, std::uint8_t* codes,
                      std::span<const float> importance) noexcept {
   double error = 0;
-  for (const Band& band : out.view.all_bands()) {
-    const int bits = format_traits(band.format).bits;
-    const GridKind kind{bits, band.min_kind, plan.range};
-    for (std::int64_t begin = 0, g = 0; begin < band.cols(); begin += band.group, ++g) {
-      const auto count = static_cast<std::size_t>(std::min(band.group, band.cols() - begin));
-      const auto first = static_cast<std::size_t>(band.col_begin + begin);
-      PanelGrids grids;
-      for (int r = 0; r < n_rows; ++r) {
-        const std::span<const float> weights(
-            rows + r * out.view.cols + static_cast<std::int64_t>(first), count);
-        Grid& grid = grids[static_cast<std::size_t>(r)];
-        grid = fit_group(weights, kind,
-                         importance.empty() ? importance : importance.subspan(first, count));
-        encode_group(weights, grid, bits, codes + r * band.cols() + begin);
-        error += grid.error;
-      }
-      write_grids(grids, band, panel, g, out.view.rows, out);
+  const std::vector<ColumnGroup> groups = column_groups(out.view);
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    const ColumnGroup& group = groups[g];
+    const Band& band = out.view.bands[static_cast<std::size_t>(group.band)];
+    const std::span<const Grid> given = plan_grids(plan, panel, g, groups.size());
+    PanelGrids grids;
+    for (int r = 0; r < n_rows; ++r) {
+      const float* row = rows + r * out.view.cols;
+      Grid& grid = grids[static_cast<std::size_t>(r)];
+      grid = given.empty() ? fit_columns(row, group, out.view, plan.range, importance)
+                           : given[static_cast<std::size_t>(r)];
+      encode_group(
+          {row + group.begin, static_cast<std::size_t>(group.end - group.begin)}, grid,
+          format_traits(band.format).bits,
+          codes + band.col_begin * kPanelRows + r * band.cols() + group.begin - band.col_begin);
+      error += grid.error;
     }
-    write_codes(codes, n_rows, band, panel, out.view.rows, out);
+    write_grids(grids, band, panel, group.index, out.view.rows, out);
+  }
+  for (const Band& band : out.view.all_bands()) {
+    write_codes(codes + band.col_begin * kPanelRows, n_rows, band, panel, out.view.rows, out);
   }
   return error;
 }

@@ -239,11 +239,12 @@ const TensorSource* SafetensorsFile::find(std::string_view name) const noexcept 
   return found == tensors_.end() ? nullptr : &*found;
 }
 
-void write_safetensors(const std::filesystem::path& path, bool overwrite,
-                       std::span<const TensorSource> tensors) {
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, bool overwrite,
+                                     std::span<const SafetensorsDecl> tensors)
+    : file_(path, overwrite) {
   std::string text = "{";
   std::uint64_t offset = 0;
-  for (const TensorSource& tensor : tensors) {
+  for (const SafetensorsDecl& tensor : tensors) {
     const auto traits = dtype_traits(tensor.dtype);
     if (!parse_dtype(traits.name)) {
       throw_error(ErrorCode::unsupported, "{}: tensor {} has type {}, which safetensors lacks",
@@ -251,21 +252,41 @@ void write_safetensors(const std::filesystem::path& path, bool overwrite,
     }
     const std::string quoted_name =
         nlohmann::json(tensor.name).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+    std::uint64_t bytes = traits.bytes;
+    for (const std::int64_t extent : tensor.shape) bytes *= static_cast<std::uint64_t>(extent);
     fmt::format_to(std::back_inserter(text),
                    R"({}{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
                    text.size() == 1 ? "" : ",", quoted_name, traits.name,
-                   fmt::join(tensor.shape, ","), offset, offset + tensor.data.size());
-    offset += tensor.data.size();
+                   fmt::join(tensor.shape, ","), offset, offset + bytes);
+    offset += bytes;
   }
   text += '}';
   text.resize((text.size() + 7) / 8 * 8, ' ');  // the format wants the data aligned
   const std::uint64_t length = text.size();
+  file_.write(std::as_bytes(std::span(&length, 1)));
+  file_.write(text);
+  end_ = file_.position() + offset;
+}
 
-  OutputFile file(path, overwrite);
-  file.write(std::as_bytes(std::span(&length, 1)));
-  file.write(text);
-  for (const TensorSource& tensor : tensors) file.write(tensor.data);
-  file.commit();
+void SafetensorsWriter::write(std::span<const std::byte> data) { file_.write(data); }
+
+void SafetensorsWriter::finish() {
+  if (file_.position() != end_) {
+    throw_error(ErrorCode::bad_request, "{}: {} bytes were written, expected {}", file_.path(),
+                file_.position(), end_);
+  }
+  file_.commit();
+}
+
+void write_safetensors(const std::filesystem::path& path, bool overwrite,
+                       std::span<const TensorSource> tensors) {
+  std::vector<SafetensorsDecl> decls;
+  for (const TensorSource& tensor : tensors) {
+    decls.push_back({tensor.name, tensor.shape, tensor.dtype});
+  }
+  SafetensorsWriter writer(path, overwrite, decls);
+  for (const TensorSource& tensor : tensors) writer.write(tensor.data);
+  writer.finish();
 }
 
 }  // namespace tenfold

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/files/mapped_file.h"
+#include "runtime/files/output_file.h"
 #include "runtime/files/tensor_source.h"
 
 namespace tenfold {
@@ -35,7 +36,27 @@ class SafetensorsFile {
   std::vector<TensorSource> tensors_;
 };
 
-// Writes all tensors at once (temporary name, sync, rename). dtype: f32, f16, bf16, i32 or i64.
+struct SafetensorsDecl {
+  std::string name;
+  std::vector<std::int64_t> shape;
+  DType dtype = DType::f32;  // f32, f16, bf16, i32 or i64
+};
+
+// Writes the header at once, then the tensors' bytes in the declared order. The file appears under
+// its name only when finish() returns (OutputFile).
+class SafetensorsWriter {
+ public:
+  SafetensorsWriter(const std::filesystem::path& path, bool overwrite,
+                    std::span<const SafetensorsDecl> tensors);
+  void write(std::span<const std::byte> data);
+  void finish();  // Error where bytes are missing or too many
+
+ private:
+  OutputFile file_;
+  std::uint64_t end_ = 0;  // of the file, when it is complete
+};
+
+// Writes all tensors at once.
 void write_safetensors(const std::filesystem::path& path, bool overwrite,
                        std::span<const TensorSource> tensors);
 

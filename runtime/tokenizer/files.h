@@ -16,6 +16,10 @@ std::unique_ptr<Tokenizer> load_gguf_tokenizer(const GgufMetadata& metadata);
 std::unique_ptr<Tokenizer> load_directory_tokenizer(const std::filesystem::path& directory,
                                                     const nlohmann::json& config);
 
+// The vocabulary of a GGUF whose tokenizer.ggml.model is "llama", or "gpt2".
+SentencePieceVocabulary read_gguf_sentencepiece(const GgufMetadata& metadata);
+BpeVocabulary read_gguf_bpe(const GgufMetadata& metadata);
+
 // tokenizer.ggml.tokens and token_type, padded to n_tokens.
 void write_entries(const Entries& entries, GgufMetadata& keys, std::int64_t n_tokens);
 

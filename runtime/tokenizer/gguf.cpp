@@ -87,7 +87,7 @@ void infer_kinds(Entries& entries, const GgufIds& ids) {
   entries.kinds[static_cast<std::size_t>(ids.unk.value_or(0))] = TokenKind::unknown;
 }
 
-std::unique_ptr<Tokenizer> make_llama(const GgufMetadata& metadata, GgufIds& ids) {
+SentencePieceVocabulary read_llama(const GgufMetadata& metadata, GgufIds& ids) {
   SentencePieceVocabulary vocabulary;
   bool has_kinds = false;
   vocabulary.entries = read_entries(metadata, has_kinds);
@@ -105,7 +105,7 @@ std::unique_ptr<Tokenizer> make_llama(const GgufMetadata& metadata, GgufIds& ids
   vocabulary.space_prefix = prefix ? SpacePrefix::always : SpacePrefix::none;
   vocabulary.remove_extra_whitespaces =
       metadata.get_bool("tokenizer.ggml.remove_extra_whitespaces").value_or(false);
-  return make_sentencepiece_tokenizer(std::move(vocabulary), metadata.path);
+  return vocabulary;
 }
 
 // tokenizer.ggml.pre -> PreTokenizer's name.
@@ -118,7 +118,7 @@ std::string pre_tokenizer_name(const GgufMetadata& metadata) {
               quote(*pre));
 }
 
-std::unique_ptr<Tokenizer> make_gpt2(const GgufMetadata& metadata, GgufIds& ids) {
+BpeVocabulary read_gpt2(const GgufMetadata& metadata, GgufIds& ids) {
   BpeVocabulary vocabulary;
   vocabulary.pre_tokenizer = pre_tokenizer_name(metadata);
   vocabulary.ignore_merges = vocabulary.pre_tokenizer == "llama-bpe";
@@ -133,10 +133,20 @@ std::unique_ptr<Tokenizer> make_gpt2(const GgufMetadata& metadata, GgufIds& ids)
   }
   vocabulary.add_prefix_space =
       metadata.get_bool("tokenizer.ggml.add_space_prefix").value_or(false);
-  return make_bpe_tokenizer(std::move(vocabulary), metadata.path);
+  return vocabulary;
 }
 
 }  // namespace
+
+SentencePieceVocabulary read_gguf_sentencepiece(const GgufMetadata& metadata) {
+  GgufIds ids;
+  return read_llama(metadata, ids);
+}
+
+BpeVocabulary read_gguf_bpe(const GgufMetadata& metadata) {
+  GgufIds ids;
+  return read_gpt2(metadata, ids);
+}
 
 std::unique_ptr<Tokenizer> load_gguf_tokenizer(const GgufMetadata& metadata) {
   const std::string* model = metadata.get_string("tokenizer.ggml.model");
@@ -146,7 +156,9 @@ std::unique_ptr<Tokenizer> load_gguf_tokenizer(const GgufMetadata& metadata) {
                 metadata.path, quote(*model));
   }
   GgufIds ids;
-  auto tokenizer = *model == "llama" ? make_llama(metadata, ids) : make_gpt2(metadata, ids);
+  auto tokenizer = *model == "llama"
+                       ? make_sentencepiece_tokenizer(read_llama(metadata, ids), metadata.path)
+                       : make_bpe_tokenizer(read_gpt2(metadata, ids), metadata.path);
   if (ids.bos) tokenizer->bos = ids.bos;
   if (ids.eos) tokenizer->eos = ids.eos;
   if (ids.unk) tokenizer->unk = ids.unk;

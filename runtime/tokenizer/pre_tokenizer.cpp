@@ -145,6 +145,11 @@ std::vector<std::string_view> PreTokenizer::split(std::string_view text) const {
   return pieces;
 }
 
+std::string_view hugging_face_regex(std::string_view name) noexcept {
+  const auto known = std::ranges::find(kKnown, name, &Known::name);
+  return known == std::end(kKnown) ? std::string_view{} : known->hugging_face_regex;
+}
+
 std::string_view pre_tokenizer_for_regex(std::string_view regex) noexcept {
   const auto known = std::ranges::find(kKnown, regex, &Known::hugging_face_regex);
   return regex.empty() || known == std::end(kKnown) ? std::string_view{} : known->name;

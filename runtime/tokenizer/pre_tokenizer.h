@@ -29,6 +29,8 @@ class PreTokenizer {
   std::vector<Regex> stages_;
 };
 
+// The one regular expression that tokenizer.json spells it with, or "".
+std::string_view hugging_face_regex(std::string_view name) noexcept;
 // The name of the pre-tokenizer whose regular expression a tokenizer.json spells out, or "".
 std::string_view pre_tokenizer_for_regex(std::string_view regex) noexcept;
 

@@ -42,7 +42,7 @@ TEST(QuantizeCommand, ReportsWhatInspectFinds) {
     const json found = json::parse(run_ok({"inspect", "--json", "--tensors", output}));
     EXPECT_EQ(found["bits_per_weight"], made["bits_per_weight"]);
     EXPECT_EQ(found["bits_per_weight_quantized"], made["bits_per_weight_quantized"]);
-    EXPECT_EQ(found["quantization"]["method"], "rtn");
+    EXPECT_EQ(found["quantization"]["passes"][0], "rtn");
     EXPECT_EQ(found["quantization"]["bits"], 3);
     EXPECT_EQ(found["quantization"]["group"], 64);
     const auto& list = found["tensor_list"];
@@ -54,7 +54,7 @@ TEST(QuantizeCommand, ReportsWhatInspectFinds) {
     EXPECT_NEAR((*up)["bits_per_weight"].get<double>(), 3 + 19 / 64.0, 0.3);
     const std::string text = run_ok({"inspect", output, "--tensors"});
     EXPECT_THAT(text, HasSubstr("q3 g64 zero"));
-    EXPECT_THAT(text, HasSubstr("\"method\":\"rtn\""));
+    EXPECT_THAT(text, HasSubstr("\"passes\":[\"rtn\"]"));
   }
 }
 
@@ -116,17 +116,24 @@ TEST(QuantizeCommand, OutputExists) {
 
 TEST(QuantizeCommand, ValuesThatAreNot) {
   const std::vector<std::pair<std::string, std::string>> cases = {
-      {"--bits", "5"},       {"--bits", "16"},        {"--bits", "two"},  {"--group", "48"},
-      {"--group", "0"},      {"--range", "hessian"},  {"--min", "max"},   {"--embed-bits", "5"},
-      {"--head-bits", "32"}, {"--method", "awq"},     {"--mixed", "1.5"}, {"--mixed", "0"},
-      {"--mixed", "nan"},    {"--method", "nothing"}, {"--threads", "0"}};
+      {"--bits", "5"},         {"--bits", "16"},       {"--bits", "two"}, {"--group", "48"},
+      {"--group", "0"},        {"--range", "hessian"}, {"--min", "max"},  {"--embed-bits", "5"},
+      {"--head-bits", "32"},   {"--mixed", "1.5"},     {"--mixed", "0"},  {"--mixed", "nan"},
+      {"--method", "nothing"}, {"--threads", "0"}};
   for (const auto& [name, value] : cases) {
     SCOPED_TRACE(name + " " + value);
     expect_sentence(run_tenfold({"quantize", "-m", "/no/such", "-o", "/no/out", name, value}), 2,
                     value);
   }
-  for (const std::vector<std::string>& flags : std::vector<std::vector<std::string>>{
-           {"--method", "gptq"}, {"--awq"}, {"--range", "weighted"}}) {
+  expect_sentence(
+      run_tenfold({"quantize", "-m", "/no/such", "-o", "/no/out", "--passes", "gptq,awq"}), 2,
+      "awq cannot come after gptq");
+  for (const std::vector<std::string>& flags :
+       std::vector<std::vector<std::string>>{{"--method", "gptq"},
+                                             {"--method", "awq"},
+                                             {"--method", "omniquant"},
+                                             {"--passes", "awq,gptq"},
+                                             {"--range", "weighted"}}) {
     std::vector<std::string> command = {"quantize", "-m", "/no/such", "-o", "/no/out"};
     command.insert(command.end(), flags.begin(), flags.end());
     expect_sentence(run_tenfold(command), 2, "--calib FILE");
@@ -134,6 +141,55 @@ TEST(QuantizeCommand, ValuesThatAreNot) {
   expect_sentence(run_tenfold({"quantize", "-m", "x", "-o", "y", "--mixed", "0.2", "--bits", "8"}),
                   2, "mixed");
   expect_sentence(run_tenfold({"quantize", "-m", "x"}), 2, "--output");
+}
+
+// The whole road: calibrated, inspected, evaluated, reported and exported.
+TEST(QuantizeCommand, CalibratesAndTellsAboutIt) {
+  const ScratchFolder folder;
+  const auto model = tiny_model(folder, "llama-gqa-rope3-tied");
+  std::string prose;
+  for (int i = 0; i < 300; ++i) prose += "House " + std::to_string(i * 7919 % 1000) + " sleeps. ";
+  const auto text = folder.write("prose.txt", prose);
+  const auto recipe =
+      folder.write("recipe.json",
+                   R"({"passes": ["awq", "omniquant", "gptq", "tune"], "bits": 2, "group": 32,
+          "learning": {"epochs": 1}, "calibration": {"sequences": 4, "length": 64},
+          "rules": [{"matrices": ["down"], "bits": 4}]})");
+  const std::string made = folder / "made.gguf";
+  const std::string page = folder / "page.html";
+  run_ok({"quantize", "--quiet", "-m", model, "-o", made, "--recipe", recipe, "--calib", text,
+          "--report", page, "--json"});
+  EXPECT_NE(read_file(page).find("Layer outputs, grids tuned for their codes"), std::string::npos);
+  const json found = json::parse(run_ok({"inspect", made, "--json"}));
+  EXPECT_EQ(found["quantization"]["passes"].size(), 4u);
+  EXPECT_EQ(found["losses"].size(), 2u);
+  EXPECT_LE(found["losses"][1]["tuned"]["after"], found["losses"][1]["tuned"]["before"]);
+  EXPECT_NE(run_ok({"inspect", made}).find("errors of outputs, mean over the layers"),
+            std::string::npos);
+  // The recipe that the file tells makes the file again.
+  const auto again = folder.write("again.json", found["quantization"].dump());
+  run_ok({"quantize", "--quiet", "-m", model, "-o", folder / "again.gguf", "--recipe", again,
+          "--calib", text});
+  EXPECT_EQ(read_file(folder / "again.gguf"), read_file(made));
+
+  const std::vector<std::string> eval = {"eval",   "--quiet", "--ppl", text,     "--window",
+                                         "64",     "--kv",    "f32",   "--json", "--activations",
+                                         "int8x2", "-m"};
+  const auto perplexity = [&](const std::string& path) {
+    std::vector<std::string> command = eval;
+    command.push_back(path);
+    return json::parse(run_ok(command));
+  };
+  const json measured = perplexity(made);
+  const auto runs = folder.write("runs.jsonl", measured.dump() + "\n");
+  run_ok({"report", made, "-o", folder / "report.html", "--runs", runs, "--quiet"});
+  EXPECT_NE(read_file(folder / "report.html").find("Perplexity against true bits"),
+            std::string::npos);
+  run_ok({"export", "--quiet", "-m", made, "-o", folder / "exported", "--type", "f32"});
+  const json exported = perplexity(folder / "exported");
+  EXPECT_NEAR(exported["ppl"].get<double>() / measured["ppl"].get<double>(), 1.0, 1e-3);
+  expect_sentence(run_tenfold({"export", "-m", made, "-o", folder / "exported"}), 1,
+                  "exists already");
 }
 
 // Q4_1 and Q8_0 of the source are the very grids of this recipe.

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/error.h"
+#include "models/export.h"
 #include "tests/support/step.h"
 
 namespace tenfold {
@@ -49,6 +50,32 @@ TEST_P(ConvertTest, GgufToGgufIsBitIdentical) {
   const MappedFile b(twice);
   ASSERT_EQ(a.bytes().size(), b.bytes().size());
   EXPECT_EQ(0, std::memcmp(a.bytes().data(), b.bytes().data(), a.bytes().size()));
+}
+
+// To a Hugging Face directory, straight and by way of GGUF: the source's numbers.
+TEST_P(ConvertTest, ExportedDirectoriesAreTheSource) {
+  const auto gguf = output_path(std::string(GetParam()) + "-export.gguf");
+  convert_to_gguf(ModelSource(folder_of(GetParam())), gguf, {DType::f32, false}, {});
+  LoadedModel source(folder_of(GetParam()));
+  const auto expected = run_prompts(source, kPrompts, 0, KvType::f32);
+  for (const std::filesystem::path& from : {folder_of(GetParam()), gguf}) {
+    const auto folder = std::filesystem::path(::testing::TempDir()) /
+                        (std::string(GetParam()) + from.extension().string() + "-exported");
+    std::filesystem::remove_all(folder);
+    const ExportResult result = export_hugging_face(ModelSource(from), folder, {DType::f32}, {});
+    EXPECT_EQ(result.clipped, 0);
+    LoadedModel exported(folder);
+    const auto found = run_prompts(exported, kPrompts, 0, KvType::f32);
+    for (std::size_t s = 0; s < expected.size(); ++s) {
+      ASSERT_EQ(found[s].size(), expected[s].size());
+      for (std::size_t i = 0; i < found[s].size(); ++i) {
+        // Rotary divisors travel as float32.
+        ASSERT_NEAR(found[s][i], expected[s][i], 2e-5f) << from;
+      }
+    }
+    EXPECT_EQ(source.model->info().max_context, exported.model->info().max_context);
+    std::filesystem::remove_all(folder);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, ConvertTest,

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "quantizer/quantize.h"
 #include "runtime/divergence.h"
 #include "tests/support/expect_error.h"
@@ -24,8 +26,10 @@ std::string prose() {
   return text;
 }
 
-class Calibrated : public ::testing::Test {
+class CalibratedRun {
  protected:
+  explicit CalibratedRun(std::string_view model) : model_(testing::tiny_model(folder_, model)) {}
+
   Recipe recipe(Method method) const {
     Recipe recipe;
     recipe.method = method;
@@ -39,7 +43,7 @@ class Calibrated : public ::testing::Test {
     options.recipe = recipe;
     options.threads = threads;
     const auto path = folder_ / name;
-    quantize(std::make_shared<const ModelSource>(model_), path, options, {});
+    losses_ = quantize(std::make_shared<const ModelSource>(model_), path, options, {}).losses;
     return path;
   }
   // From the source's predictions.
@@ -56,9 +60,29 @@ class Calibrated : public ::testing::Test {
   }
 
   ScratchFolder folder_;
-  std::filesystem::path model_ = testing::tiny_model(folder_);
+  std::filesystem::path model_;
   std::string text_ = folder_.write("prose.txt", prose()).string();
+  std::string losses_;  // of what make() made last
 };
+
+class Calibrated : public CalibratedRun, public ::testing::Test {
+ protected:
+  Calibrated() : CalibratedRun("opt-pre-ln") {}
+};
+
+class CalibratedOf : public CalibratedRun, public ::testing::TestWithParam<const char*> {
+ protected:
+  CalibratedOf() : CalibratedRun(GetParam()) {}
+};
+INSTANTIATE_TEST_SUITE_P(Models, CalibratedOf,
+                         ::testing::Values("llama-mha", "llama-gqa-rope3-tied",
+                                           "llama-headdim-bias", "opt-pre-ln", "opt-post-ln-proj"));
+
+Recipe with_passes(Recipe recipe, const std::vector<std::string>& passes) {
+  set_passes(recipe, passes);
+  recipe.learn.epochs = 2;
+  return recipe;
+}
 
 TEST_F(Calibrated, GptqComesCloserThanRoundingToNearest) {
   const double rtn = divergence_of(make("rtn.gguf", recipe(Method::rtn)));
@@ -70,27 +94,88 @@ TEST_F(Calibrated, GptqComesCloserThanRoundingToNearest) {
 }
 
 TEST_F(Calibrated, GivesTheSameFileForAnyNumberOfThreads) {
-  Recipe both = recipe(Method::gptq);
-  both.awq = true;
+  Recipe both = with_passes(recipe(Method::gptq), {"awq", "omniquant", "gptq", "tune"});
+  both.calibration.sequences = 8;
+  both.calibration.length = 32;
+  both.learn.epochs = 1;
   const auto one = read_file(make("one.gguf", both, 1));
   EXPECT_EQ(one, read_file(make("two.gguf", both, 2)));
   both.calibration.seed = 2;
   EXPECT_NE(one, read_file(make("other.gguf", both, 2)));
 }
 
-// With 8 bits nothing is lost, so whatever scaling changes shows.
-TEST_F(Calibrated, AwqComputesTheSameFunction) {
-  Recipe awq = recipe(Method::rtn);
-  awq.bits = 8;
-  const double plain = divergence_of(make("plain.gguf", awq));
-  awq.awq = true;
-  EXPECT_LT(divergence_of(make("awq.gguf", awq)), 2 * plain + 1e-6);
+// With 8 bits nothing is lost, so whatever folding changes shows.
+TEST_P(CalibratedOf, ScaledChannelsComputeTheSameFunction) {
+  Recipe plain = recipe(Method::rtn);
+  plain.bits = 8;
+  const double before = divergence_of(make("plain.gguf", plain));
+  Recipe scaled = with_passes(plain, {"awq", "omniquant", "rtn", "tune"});
+  scaled.learn.scale_rate = 0.1;
+  EXPECT_LT(divergence_of(make("scaled.gguf", scaled)), 2 * before + 1e-6);
+}
+
+TEST_P(CalibratedOf, EveryPassLowersItsLoss) {
+  Recipe all = with_passes(recipe(Method::rtn), {"awq", "omniquant", "gptq", "tune"});
+  all.bits = 2;
+  all.range = RangeKind::weighted;
+  make("all.gguf", all);
+  const nlohmann::json losses = nlohmann::json::parse(losses_);
+  int better = 0;
+  int scaled = 0;
+  for (const nlohmann::json& layer : losses) {
+    for (const auto& [role, loss] : layer["matrices"].items()) {
+      EXPECT_LE(loss["chosen"], loss["nearest"]) << role;
+      better += loss["chosen"] < loss["nearest"] ? 1 : 0;
+    }
+    for (const char* pass : {"ranges", "tuned"}) {
+      EXPECT_LE(layer[pass]["after"], layer[pass]["before"]) << pass;
+    }
+    for (const auto& ratio : layer.value("awq_ratio", nlohmann::json::object())) {
+      scaled += ratio > 0 ? 1 : 0;
+    }
+  }
+  EXPECT_GT(better, 2);
+  const bool post_norm = std::string_view(GetParam()) == "opt-post-ln-proj";
+  EXPECT_EQ(scaled > 0, !post_norm);
+}
+
+// The mixed layout's bands and column order, through every pass.
+TEST_P(CalibratedOf, MixedLayoutsGoThroughEveryPass) {
+  Recipe mixed = with_passes(recipe(Method::rtn), {"awq", "omniquant", "gptq", "tune"});
+  mixed.bits = 1;
+  mixed.group = 0;
+  mixed.mixed = 0.2;
+  const double made = divergence_of(make("mixed.gguf", mixed));
+  Recipe plain = mixed;
+  set_passes(plain, {"rtn"});
+  EXPECT_LT(made, divergence_of(make("plain.gguf", plain)));
+}
+
+TEST_F(Calibrated, RulesChooseByMatrixAndLayer) {
+  Recipe ruled = recipe(Method::gptq);
+  ruled.rules = {{{LayerMatrix::down, LayerMatrix::v}, {{1, 2}}, 4, std::nullopt, MinKind::f16},
+                 {{}, {{2, 2}}, std::nullopt, 64, std::nullopt}};
+  const ModelSource source(make("ruled.gguf", ruled));
+  const auto layout = [&](const char* name) { return layout_text(*source.find_matrix(name)); };
+  EXPECT_EQ(layout("blk.0.ffn_down.weight"), "q3 g32 zero");
+  EXPECT_EQ(layout("blk.1.ffn_down.weight"), "q4 g32 f16");
+  EXPECT_EQ(layout("blk.1.ffn_up.weight"), "q3 g32 zero");
+  EXPECT_EQ(layout("blk.2.attn_v.weight"), "q4 g64 f16");
+  EXPECT_EQ(layout("blk.2.attn_q.weight"), "q3 g64 zero");
+  EXPECT_NE(source.gguf()
+                .metadata()
+                .get_string(kRecipeKey)
+                ->find(R"({"matrices":["down","v"],"layers":[1,2],"bits":4,"min":"f16"})"),
+            std::string::npos)
+      << *source.gguf().metadata().get_string(kRecipeKey);
 }
 
 // Interrupted at every point where progress is reported, and taken up again each time.
 TEST_F(Calibrated, ResumesToTheSameBytes) {
-  Recipe both = recipe(Method::gptq);
-  both.awq = true;
+  Recipe both = with_passes(recipe(Method::gptq), {"awq", "omniquant", "gptq", "tune"});
+  both.calibration.sequences = 4;
+  both.calibration.length = 32;
+  both.learn.epochs = 1;
   const auto whole = read_file(make("whole.gguf", both));
   QuantizeOptions options;
   options.recipe = both;

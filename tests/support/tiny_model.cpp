@@ -21,12 +21,10 @@ std::filesystem::path data_model(std::string_view name) {
   return std::filesystem::path(TENFOLD_TEST_DATA) / "models" / name;
 }
 
-std::filesystem::path tiny_model(const ScratchFolder& folder) {
+std::filesystem::path tiny_model(const ScratchFolder& folder, std::string_view name) {
   const std::filesystem::path model = folder / "tiny";
   std::filesystem::create_directories(model);
-  for (const char* file : {"config.json", "model.safetensors"}) {
-    std::filesystem::copy_file(data_model("opt-pre-ln") / file, model / file);
-  }
+  std::filesystem::copy(data_model(name), model);
   nlohmann::json vocabulary = {{"<s>", 0}, {"<pad>", 1}, {"</s>", 2}, {"<unk>", 3}};
   int n_hidden = 0;
   for (int byte = 0; byte < 256; ++byte) vocabulary[byte_symbol(byte, n_hidden)] = byte + 4;

@@ -11,8 +11,8 @@ namespace tenfold::testing {
 // tests/data/models/<name>: no tokenizer.
 std::filesystem::path data_model(std::string_view name);
 
-// A copy of opt-pre-ln (vocabulary 384, context 256) in the folder, with vocab.json and merges.txt.
-// Id of byte b: b + 4; "</s>" is 2.
-std::filesystem::path tiny_model(const ScratchFolder& folder);
+// A copy of a data_model (vocabulary 384, context 256 or more) in the folder, with vocab.json and
+// merges.txt. Id of byte b: b + 4; "</s>" is 2.
+std::filesystem::path tiny_model(const ScratchFolder& folder, std::string_view name = "opt-pre-ln");
 
 }  // namespace tenfold::testing

@@ -1,0 +1,45 @@
+#pragma once
+// What quantizing did to a layer, for the file, its inspection and reports. Losses are relative
+// square errors of outputs on held-out calibration text.
+
+#include <array>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/buffer.h"
+#include "kernels/matrix.h"
+#include "models/tensors.h"
+#include "quantizer/plan.h"
+#include "quantizer/roles.h"
+
+namespace tenfold {
+
+struct MatrixLoss {
+  LayerMatrix role{};
+  double nearest = 0;  // rounded to nearest in the plan's grids
+  double chosen = 0;   // what the file has
+};
+
+struct LayerLosses {
+  std::vector<MatrixLoss> matrices;
+  std::array<std::optional<double>, kLayerInputs> awq_ratio;  // by LinearInput
+  // Of the layer's outputs, before and after learning: OmniQuant's ranges, and tuned grids.
+  std::optional<std::array<double, 2>> ranges, tuned;
+};
+nlohmann::ordered_json to_json(const LayerLosses& losses);
+
+// Inputs of a matrix on held-out text.
+struct HeldOut {
+  std::vector<float> x;  // [tokens, cols]
+  std::int64_t tokens = 0;
+};
+
+// ||X (W - Q)^T||^2 / ||X W^T||^2, where W is what the plan's factors make of the source.
+double relative_loss(const RowReader& source, const MatrixPlan& plan, const MatrixView& quantized,
+                     const HeldOut& held_out, Backend& backend);
+
+}  // namespace tenfold

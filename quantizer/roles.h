@@ -1,0 +1,29 @@
+#pragma once
+// The matrices of a decoder layer by the part they play.
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "models/weights.h"
+#include "runtime/workspace.h"
+
+namespace tenfold {
+
+enum class LayerMatrix { q, k, v, output, gate, up, down };
+inline constexpr std::size_t kLayerMatrices = 7;
+inline constexpr std::size_t kLayerInputs = 4;  // of LinearInput
+
+LinearInput input_of(LayerMatrix matrix) noexcept;
+Dense& dense_of(LayerWeights& layer, LayerMatrix matrix) noexcept;
+// "q", "k", "v", "output", "gate", "up", "down".
+std::string_view name_of(LayerMatrix matrix) noexcept;
+std::optional<LayerMatrix> parse_layer_matrix(std::string_view name) noexcept;
+// "blk.7.attn_q.weight" and its bias: q. Throws unsupported for other names.
+LayerMatrix layer_matrix(const std::string& name);
+// "blk.7.attn_q.weight": 7; -1 for tensors outside the layers.
+std::int64_t layer_of(const std::string& name);
+
+}  // namespace tenfold
