@@ -12,6 +12,13 @@ class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(std::size_t bytes);  // throws out_of_memory, naming the size
+  // Takes over a mapping of whole pages.
+  static Buffer adopt(void* mapping, std::size_t bytes) noexcept {
+    Buffer buffer;
+    buffer.data_ = static_cast<std::byte*>(mapping);
+    buffer.bytes_ = bytes;
+    return buffer;
+  }
   Buffer(Buffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   Buffer& operator=(Buffer&& other) noexcept {

@@ -16,14 +16,19 @@ namespace {
 // A folder that goes away unless it is given its name.
 class NewFolder {
  public:
-  explicit NewFolder(const std::filesystem::path& target)
-      : target_(target), temporary_(target.string() + ".tmp-" + std::to_string(getpid())) {
-    if (std::filesystem::exists(target)) {
-      throw_error(ErrorCode::io, "{}: exists already", target.string());
+  explicit NewFolder(const std::filesystem::path& target) : target_(target.lexically_normal()) {
+    if (!target_.has_filename()) target_ = target_.parent_path();  // "model/"
+    if (std::filesystem::exists(std::filesystem::symlink_status(target_))) {
+      throw_error(ErrorCode::io, "{}: exists already", target_.string());
     }
+    const std::filesystem::path temporary = target_.string() + ".tmp-" + std::to_string(getpid());
     std::error_code error;
-    std::filesystem::create_directory(temporary_, error);
-    if (error) throw_error(ErrorCode::io, "{}: {}", temporary_.string(), error.message());
+    const bool made = std::filesystem::create_directory(temporary, error);
+    if (!made) {
+      throw_error(ErrorCode::io, "{}: cannot be made: {}", temporary.string(),
+                  error ? error.message() : "exists already");
+    }
+    temporary_ = temporary;
   }
   NewFolder(const NewFolder&) = delete;
   NewFolder& operator=(const NewFolder&) = delete;
@@ -96,11 +101,14 @@ void for_each_row(const ModelTensor& tensor, std::int64_t heads, Use&& use) {
 std::string write_tokenizer(const ModelSource& source, const DecoderSpec& spec,
                             const std::filesystem::path& folder) {
   if (!source.is_gguf()) {
-    for (const char* name : kHuggingFaceTokenizerFiles) {
+    int copied = 0;
+    for (const char* name : kHuggingFaceTextFiles) {
       const std::filesystem::path from = std::filesystem::path(source.path()) / name;
-      if (std::filesystem::exists(from)) std::filesystem::copy_file(from, folder / name);
+      if (std::filesystem::exists(from) && std::filesystem::copy_file(from, folder / name)) {
+        ++copied;
+      }
     }
-    return {};
+    return copied > 0 ? "" : "the model has none";
   }
   HuggingFaceTokenizer tokenizer =
       hugging_face_tokenizer(source.gguf().metadata(), spec.max_context);

@@ -1,12 +1,15 @@
 // LLaMA 1/2/3/3.1/3.2 and what shares the architecture (SmolLM2, TinyLlama).
 
-#include <fmt/core.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <functional>
+#include <initializer_list>
 #include <numbers>
 
 #include "kernels/error.h"
@@ -163,11 +166,34 @@ DecoderSpec from_gguf(const ModelSource& source) {
   return spec;
 }
 
+// config.json has one flag for the biases of several matrices. Throws unsupported where only some
+// have them.
+bool biases(const DecoderSpec& spec, std::initializer_list<const char*> matrices,
+            const std::function<bool(std::string_view)>& has) {
+  std::int64_t present = 0;
+  std::int64_t all = 0;
+  for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
+    for (const char* matrix : matrices) {
+      present += has(fmt::format("blk.{}.{}.bias", layer, matrix)) ? 1 : 0;
+      ++all;
+    }
+  }
+  if (present == 0 || present == all) return present > 0;
+  throw_error(ErrorCode::unsupported,
+              "only {} of the {} biases of {} are there, which config.json cannot say", present,
+              all, fmt::join(matrices, ", "));
+}
+
 // GGUF holds the divisors of llama3 scaling. The factor is the largest of them, and any between 1
 // and the factor tells the original context, if the band in between is the usual one.
 RopeSpec named_scaling(const DecoderSpec& spec) {
   const std::vector<float>& divisors = spec.rope.divisors;
   if (divisors.empty()) return spec.rope;
+  if (spec.rope.scaling != RopeScaling::none) {
+    throw_error(ErrorCode::unsupported,
+                "the model has linear rope scaling and rope_freqs.weight, which config.json cannot "
+                "say together");
+  }
   RopeSpec plain;
   plain.theta = spec.rope.theta;
   const std::vector<double> frequencies = plain.frequencies(spec.head_dim);
@@ -208,9 +234,9 @@ nlohmann::ordered_json to_config(const DecoderSpec& spec,
   config["head_dim"] = spec.head_dim;
   config["max_position_embeddings"] = spec.max_context;
   config["vocab_size"] = spec.vocab;
-  config["rms_norm_eps"] = spec.norm_eps;
-  config["attention_bias"] = has("blk.0.attn_q.bias");
-  config["mlp_bias"] = has("blk.0.ffn_up.bias");
+  config["rms_norm_eps"] = std::stod(fmt::format("{}", spec.norm_eps));  // 1e-05, not 9.99...e-06
+  config["attention_bias"] = biases(spec, {"attn_q", "attn_k", "attn_v", "attn_output"}, has);
+  config["mlp_bias"] = biases(spec, {"ffn_gate", "ffn_up", "ffn_down"}, has);
   config["tie_word_embeddings"] = spec.tied_head;
   const RopeSpec rope = named_scaling(spec);
   config["rope_theta"] = rope.theta;

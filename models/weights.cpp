@@ -70,11 +70,13 @@ QuantizedMatrix copy_matrix(const TensorSource& tensor, ThreadPool& pool) {
   return result;
 }
 
-QuantizedMatrix load_matrix(const TensorSource& tensor, ThreadPool& pool) {
-  if (const auto layout = exact_layout(tensor)) return import_blocks(tensor, *layout, pool);
+// pool(): made where it is needed.
+template <typename Pool>
+QuantizedMatrix load_matrix(const TensorSource& tensor, Pool&& pool) {
+  if (const auto layout = exact_layout(tensor)) return import_blocks(tensor, *layout, pool());
   const auto address = reinterpret_cast<std::uintptr_t>(tensor.data.data());
   const bool aligned = address % (tensor.dtype == DType::f32 ? 4 : 2) == 0;
-  if (!is_float(tensor.dtype) || !aligned) return copy_matrix(tensor, pool);
+  if (!is_float(tensor.dtype) || !aligned) return copy_matrix(tensor, pool());
   QuantizedMatrix mapped;
   mapped.view = float_matrix(tensor.data.data(), float_format(tensor.dtype), tensor.shape[0],
                              tensor.shape[1]);
@@ -108,7 +110,7 @@ class Loader {
     } else if (weight.packed != nullptr) {
       result.view = *weight.packed;
     } else {
-      result = load_matrix(*weight.tensor, pool());
+      result = load_matrix(*weight.tensor, [this]() -> ThreadPool& { return pool(); });
       if (result.storage.bytes() > 0) release_pages(weight.tensor->data);
     }
     note_type(weight);

@@ -8,6 +8,7 @@
 #include "quantizer/gptq/realize.h"
 #include "quantizer/omniquant/learn.h"
 #include "quantizer/rtn/realize.h"
+#include "runtime/files/spill.h"
 
 namespace tenfold {
 namespace {
@@ -56,17 +57,16 @@ void scale_grids(MatrixPlan& plan, std::int64_t rows, std::int64_t cols,
 }  // namespace
 
 CalibratedModel::CalibratedModel(std::shared_ptr<const ModelSource> source, Calibration calibration,
-                                 const Recipe& recipe, int threads, const std::string& isa,
+                                 const Recipe& recipe, const Resources& resources,
                                  std::function<void()> busy)
     : calibration_(std::move(calibration)),
       recipe_(recipe),
       busy_(std::move(busy)),
-      ws_(make_cpu_backend({threads, isa, Activations::int8})),
+      ws_(make_cpu_backend({resources.threads, resources.isa, Activations::int8})),
       model_(load_decoder(std::move(source), RowOrder::gguf)),
       kv_(kv_shape(model_->info(), KvType::f16),
           static_cast<std::int64_t>(calibration_.sequences.front().size())),
-      residual_(static_cast<std::size_t>(calibration_.tokens() * model_->info().dim) *
-                sizeof(float)) {
+      residual_(stream(resources)) {
   const std::size_t floats =
       calibration_.sequences.front().size() * static_cast<std::size_t>(model_->info().dim);
   for (std::size_t s = 0; s < calibration_.sequences.size(); ++s) {
@@ -80,8 +80,14 @@ CalibratedModel::CalibratedModel(std::shared_ptr<const ModelSource> source, Cali
                 floats * sizeof(float));
   }
   if (!recipe_.omniquant && !recipe_.tune) return;
-  full_ = Buffer(residual_.bytes());
+  full_ = stream(resources);
   std::memcpy(full_.data(), residual_.data(), residual_.bytes());
+}
+
+Buffer CalibratedModel::stream(const Resources& resources) const {
+  const std::size_t bytes =
+      static_cast<std::size_t>(calibration_.tokens() * model_->info().dim) * sizeof(float);
+  return bytes > resources.spill_above ? spilled_buffer(bytes, resources.folder) : Buffer(bytes);
 }
 
 // At least one is; a lone one is both.
@@ -111,13 +117,14 @@ std::int64_t CalibratedModel::input_cols(LinearInput input) const {
 }
 
 CalibratedModel::Observed CalibratedModel::observe(std::int64_t layer, LinearInput input) {
-  Observed observed{Hessian(input_cols(input)), {}};
+  Observed observed;
+  if (uses_hessian()) observed.hessian.emplace(input_cols(input));
   const std::size_t all = calibration_.sequences.size();
   const std::size_t first_held_out = std::min(trained(), all - 1);
   std::size_t sequence = 0;
   ws_.input_tap = [&](LinearInput at, const float* x, std::int64_t tokens, std::int64_t cols) {
     if (at != input) return true;
-    if (sequence < trained()) observed.hessian.add(x, tokens, *ws_.backend);
+    if (sequence < trained() && observed.hessian) observed.hessian->add(x, tokens, *ws_.backend);
     if (sequence >= first_held_out) {
       observed.held_out.x.insert(observed.held_out.x.end(), x, x + tokens * cols);
       observed.held_out.tokens += tokens;
@@ -129,7 +136,7 @@ CalibratedModel::Observed CalibratedModel::observe(std::int64_t layer, LinearInp
     model_->layer(layer, batch_, kv_, ws_);
   }
   ws_.input_tap = {};
-  observed.hessian.require_finite();
+  if (observed.hessian) observed.hessian->require_finite();
   return observed;
 }
 
@@ -184,11 +191,11 @@ void CalibratedModel::divide_input(std::int64_t layer, LinearInput input,
 }
 
 // AWQ. The layer's inputs are those its weights make before any of them is rounded.
-void CalibratedModel::scale_inputs(std::int64_t layer, std::vector<Matrix>& matrices,
-                                   LayerLosses& losses, ThreadPool& pool) {
+void CalibratedModel::scale_inputs(std::int64_t layer, const std::vector<Hessian>& hessians,
+                                   std::vector<Matrix>& matrices, LayerLosses& losses,
+                                   ThreadPool& pool) {
   const DecoderSpec& spec = model_->spec();
   if (spec.post_norm) return;  // the norm's output is the residual stream: nowhere to fold into
-  const std::vector<Hessian> hessians = observe_all(layer);
   for (const LinearInput input : kInputs) {
     // Several query heads read one value head: their scales would have to agree.
     if (input == LinearInput::attn_output && spec.heads != spec.kv_heads) continue;
@@ -263,25 +270,27 @@ void CalibratedModel::tune(std::int64_t layer, const std::vector<Matrix>& matric
 }
 
 // OmniQuant: grids, and scales of inputs, go into the plans.
-void CalibratedModel::learn_grids(std::int64_t layer, std::vector<Matrix>& matrices,
-                                  LayerLosses& losses, ThreadPool& pool) {
+void CalibratedModel::learn_grids(std::int64_t layer, const std::vector<Hessian>& hessians,
+                                  std::vector<Matrix>& matrices, LayerLosses& losses,
+                                  ThreadPool& pool) {
   const DecoderSpec& spec = model_->spec();
   Block block(spec, batch_.size(), *ws_.backend, pool);
-  std::vector<Hessian> hessians;
-  if (recipe_.range == RangeKind::weighted) hessians = observe_all(layer);
   std::vector<LearnedMatrix> learned;
   learned.reserve(matrices.size());
   std::array<LearnedMatrix*, kLayerMatrices> by_role{};
   for (const Matrix& matrix : matrices) {
     std::vector<float> importance;
-    if (!hessians.empty()) {
-      importance = in_order(hessians[static_cast<std::size_t>(matrix.input())].diagonal(),
-                            matrix.plan.order);
+    if (recipe_.range == RangeKind::weighted) {
+      importance = hessians[static_cast<std::size_t>(matrix.input())].diagonal();
+      // The moments are those of inputs that were not scaled yet.
+      for (std::size_t c = 0; c < matrix.plan.col_factor.size(); ++c) {
+        importance[c] /= matrix.plan.col_factor[c] * matrix.plan.col_factor[c];
+      }
+      importance = in_order(importance, matrix.plan.order);
     }
     learned.emplace_back(*matrix.source, matrix.plan, importance, pool, matrix.name);
     by_role[static_cast<std::size_t>(matrix.role)] = &learned.back();
   }
-  hessians.clear();
   const LearnResult result = learn(layer, block, by_role, recipe_.learn);
   losses.ranges = {{result.loss_before, result.loss_after}};
   for (const LinearInput input : kInputs) {
@@ -317,11 +326,12 @@ QuantizedMatrix CalibratedModel::realize_matrix(const Matrix& matrix, const Obse
                                                 const std::function<void(std::int64_t)>& done) {
   const MatrixPlan& plan = matrix.plan;
   const auto loss_of = [&](const QuantizedMatrix& made) {
-    return relative_loss(*matrix.source, plan, made.view, observed.held_out, *ws_.backend);
+    return relative_loss(*matrix.source, plan, made.view, observed.held_out, *ws_.backend,
+                         matrix.name);
   };
   std::vector<float> importance;
   if (plan.range == RangeKind::weighted) {
-    importance = in_order(observed.hessian.diagonal(), plan.order);
+    importance = in_order(observed.hessian->diagonal(), plan.order);
   }
   const bool gptq = recipe_.method == Method::gptq;
   QuantizedMatrix nearest = realize(*matrix.source, plan, pool, matrix.name,
@@ -330,7 +340,7 @@ QuantizedMatrix CalibratedModel::realize_matrix(const Matrix& matrix, const Obse
   if (!gptq || loss.nearest == 0) return nearest;
   if (gptq_ == nullptr || gptq_order_ != plan.order) {
     const GptqOptions options{recipe_.damping, recipe_.act_order};
-    gptq_ = std::make_unique<GptqInput>(observed.hessian, plan.order, options, pool);
+    gptq_ = std::make_unique<GptqInput>(*observed.hessian, plan.order, options, pool);
     gptq_order_ = plan.order;
   }
   QuantizedMatrix compensated =
@@ -346,8 +356,13 @@ LayerLosses CalibratedModel::quantize_layer(std::int64_t i, std::vector<Matrix> 
                                             const std::function<void(std::int64_t)>& done) {
   LayerLosses losses;
   if (recipe_.omniquant || recipe_.tune) make_targets(i, matrices, pool);
-  if (recipe_.awq) scale_inputs(i, matrices, losses, pool);
-  if (recipe_.omniquant) learn_grids(i, matrices, losses, pool);
+  const bool looks_first =
+      recipe_.awq || (recipe_.omniquant && recipe_.range == RangeKind::weighted);
+  std::vector<Hessian> hessians;  // of inputs before anything is scaled or rounded
+  if (looks_first) hessians = observe_all(i);
+  if (recipe_.awq) scale_inputs(i, hessians, matrices, losses, pool);
+  if (recipe_.omniquant) learn_grids(i, hessians, matrices, losses, pool);
+  hessians.clear();
   std::int64_t weights = 0;
   for (const LinearInput input : kInputs) {
     const Observed observed = observe(i, input);

@@ -5,13 +5,16 @@
 // fitted to it, and losses are measured on it.
 //
 // Memory beside the source's mapping: the residual stream of all tokens, 4 bytes a channel (twice
-// with OmniQuant); for the n inputs and m outputs of the widest matrix 12 n^2 bytes while its
-// moments are taken, as much again while they are factored, and four times as much while AWQ looks
-// at a layer; 4 (m + 2 held-out tokens) n while losses are measured; with OmniQuant, 20 bytes a
-// weight of the layer and what omniquant/block.h says.
+// where layers learn), in a mapped file where that is more than 256 MiB; for the n inputs and m
+// outputs of the widest matrix 12 n^2 bytes while its moments are taken, as much again while they
+// are factored, and four times as much while AWQ looks at a layer; 4 (m + 2 held-out tokens) n
+// while losses are measured; with OmniQuant, 20 bytes a weight of the layer and what
+// omniquant/block.h says.
 
+#include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,13 +31,19 @@
 
 namespace tenfold {
 
+inline constexpr std::size_t kSpillAbove = std::size_t{256} << 20;
+
 class CalibratedModel {
  public:
-  // isa: "" for the best of this machine; other sets give (slightly) other activations. busy() is
-  // called for every sequence, here and later, and may throw.
+  struct Resources {
+    int threads = 1;
+    std::string isa;  // "": the best of this machine; others give (slightly) other activations
+    std::filesystem::path folder;           // of the residual streams, where they take more than:
+    std::size_t spill_above = kSpillAbove;  // bytes of one
+  };
+  // busy() is called for every sequence, here and later, and may throw.
   CalibratedModel(std::shared_ptr<const ModelSource> source, Calibration calibration,
-                  const Recipe& recipe, int threads, const std::string& isa,
-                  std::function<void()> busy);
+                  const Recipe& recipe, const Resources& resources, std::function<void()> busy);
 
   // Quantizes the matrices of layer i, which must be the next one, and moves on to its outputs.
   // done(weights) now and then, may throw.
@@ -61,20 +70,24 @@ class CalibratedModel {
  private:
   // An input of a layer: what the sequences that count make of it, and the held-out ones' rows.
   struct Observed {
-    Hessian hessian;
+    std::optional<Hessian> hessian;  // where the recipe uses it
     HeldOut held_out;
   };
-  std::size_t trained() const noexcept;  // sequences that are not held out
+  Buffer stream(const Resources& resources) const;  // of all tokens
+  std::size_t trained() const noexcept;             // sequences that are not held out
   void load_sequence(std::size_t sequence);
   Observed observe(std::int64_t layer, LinearInput input);
   std::vector<Hessian> observe_all(std::int64_t layer);
+  bool uses_hessian() const noexcept {
+    return recipe_.method == Method::gptq || recipe_.range == RangeKind::weighted;
+  }
   void advance(std::int64_t i);
-  void scale_inputs(std::int64_t layer, std::vector<Matrix>& matrices, LayerLosses& losses,
-                    ThreadPool& pool);
+  void scale_inputs(std::int64_t layer, const std::vector<Hessian>& hessians,
+                    std::vector<Matrix>& matrices, LayerLosses& losses, ThreadPool& pool);
   void divide_input(std::int64_t layer, LinearInput input, const std::vector<float>& scale,
                     std::vector<Matrix>& matrices);
-  void learn_grids(std::int64_t layer, std::vector<Matrix>& matrices, LayerLosses& losses,
-                   ThreadPool& pool);
+  void learn_grids(std::int64_t layer, const std::vector<Hessian>& hessians,
+                   std::vector<Matrix>& matrices, LayerLosses& losses, ThreadPool& pool);
   void tune(std::int64_t layer, const std::vector<Matrix>& matrices, LayerLosses& losses,
             ThreadPool& pool);
   LearnResult learn(std::int64_t layer, Block& block, std::span<LearnedMatrix* const> by_role,

@@ -21,11 +21,12 @@ Checkpoint::Checkpoint(const std::filesystem::path& output, const std::string& i
   const bool exists = std::filesystem::exists(folder_ / kIdentityFile);
   if (exists && start == Start::resume) {
     if (read_all(folder_ / kIdentityFile) == identity) return;
-    throw_error(
-        ErrorCode::bad_request,
-        "{} holds the work of another recipe, source or calibration text: go on with those, "
-        "or start anew with --force",
-        folder_.string());
+    if (!replace)
+      throw_error(
+          ErrorCode::bad_request,
+          "{} holds the work of another recipe, source or calibration text: go on with those, "
+          "or start anew with --force",
+          folder_.string());
   }
   if (exists && !replace) {
     throw_error(ErrorCode::bad_request,

@@ -37,7 +37,7 @@ nlohmann::ordered_json to_json(const LayerLosses& losses) {
 }
 
 double relative_loss(const RowReader& source, const MatrixPlan& plan, const MatrixView& quantized,
-                     const HeldOut& held_out, Backend& backend) {
+                     const HeldOut& held_out, Backend& backend, const std::string& what) {
   MatrixPlan plain;  // rows in the source's order of columns
   plain.col_factor = plan.col_factor;
   plain.row_factor = plan.row_factor;
@@ -54,7 +54,7 @@ double relative_loss(const RowReader& source, const MatrixPlan& plan, const Matr
     weights.clear();
     errors.clear();
     for (std::int64_t r = 0; r < rows; r += kPanelRows) {
-      if (!reader.read((begin + r) / kPanelRows)) continue;  // realizing has named it
+      if (!reader.read((begin + r) / kPanelRows)) fail_not_finite(what);
       for (int i = 0; i < reader.n_rows(); ++i) {
         const float* from = reader.rows() + i * cols;
         weights.insert(weights.end(), from, from + cols);

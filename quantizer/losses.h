@@ -20,8 +20,8 @@ namespace tenfold {
 
 struct MatrixLoss {
   LayerMatrix role{};
-  double nearest = 0;  // rounded to nearest in the plan's grids
-  double chosen = 0;   // what the file has
+  double nearest = 0;  // rounded to nearest
+  double chosen = 0;   // with the codes that were chosen, before their grids are tuned
 };
 
 struct LayerLosses {
@@ -30,6 +30,8 @@ struct LayerLosses {
   // Of the layer's outputs, before and after learning: OmniQuant's ranges, and tuned grids.
   std::optional<std::array<double, 2>> ranges, tuned;
 };
+// {"matrices": {"q": {"nearest", "chosen"}, ...}, "awq_ratio": {"qkv": r, ...},
+//  "ranges": {"before", "after"}, "tuned": {"before", "after"}}; what did not run is absent.
 nlohmann::ordered_json to_json(const LayerLosses& losses);
 
 // Inputs of a matrix on held-out text.
@@ -38,8 +40,9 @@ struct HeldOut {
   std::int64_t tokens = 0;
 };
 
-// ||X (W - Q)^T||^2 / ||X W^T||^2, where W is what the plan's factors make of the source.
+// ||X (W - Q)^T||^2 / ||X W^T||^2, where W is what the plan's factors make of the source. Throws
+// bad_file naming `what` where a weight is not finite.
 double relative_loss(const RowReader& source, const MatrixPlan& plan, const MatrixView& quantized,
-                     const HeldOut& held_out, Backend& backend);
+                     const HeldOut& held_out, Backend& backend, const std::string& what);
 
 }  // namespace tenfold

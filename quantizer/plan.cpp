@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "kernels/error.h"
 #include "quantizer/columns.h"
 #include "quantizer/rtn/realize.h"
 
@@ -46,6 +47,7 @@ class Planner {
         tied_head ? recipe_.head_bits.value_or(kDefaultTableBits) : kDefaultTableBits);
     const int head = recipe_.head_bits.value_or(tied_head ? embed : kDefaultTableBits);
     if (recipe_.mixed > 0) score_inputs();
+    check_rules();
     Plan plan;
     plan.split_head = tied_head && head != embed;
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
@@ -82,9 +84,21 @@ class Planner {
       ruled = true;
       bits = rule.bits.value_or(bits);
       group = rule.group.value_or(group);
-      if (rule.min) min = rule.min;
+      if (rule.min) min = *rule.min;
     }
     return recipe_.mixed > 0 && !ruled ? mixed(index) : one_band(index, bits, group, min);
+  }
+
+  void check_rules() const {
+    for (std::size_t i = 0; i < recipe_.rules.size(); ++i) {
+      const bool used =
+          std::any_of(tensors_.begin(), tensors_.end(), [&](const ModelTensor& tensor) {
+            return tensor.info.is_matrix() && applies(recipe_.rules[i], tensor.info.name);
+          });
+      if (!used) {
+        throw_error(ErrorCode::bad_request, "rule {} names no matrix of {}", i + 1, path_);
+      }
+    }
   }
 
   static bool applies(const Rule& rule, const std::string& name) {

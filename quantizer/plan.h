@@ -52,7 +52,7 @@ struct Rule {
   std::optional<std::pair<std::int64_t, std::int64_t>> layers;  // first and last; absent: all
   std::optional<int> bits;
   std::optional<std::int64_t> group;
-  std::optional<MinKind> min;
+  std::optional<std::optional<MinKind>> min;  // there, but no kind: by width
 };
 
 struct Recipe {
@@ -73,7 +73,7 @@ struct Recipe {
   double mixed = 0;  // this share of a matrix's input columns gets kMixedHighBits, the rest `bits`
   std::vector<Rule> rules;  // a later one beats an earlier one; their matrices are not mixed
 };
-// Throws bad_request for a width, group or share that cannot be.
+// Throws bad_request for a width, group, share or rate that cannot be.
 void validate(const Recipe& recipe);
 // Sets awq, omniquant and method from passes in the order they run in ("awq,gptq"). Throws
 // bad_request where they do not compose, saying why.
@@ -101,7 +101,8 @@ struct Plan {
 // widths, with the width's default min and the same groups; vectors become F32, positions and what
 // is asked at 16 bits F16 (BF16 where the source has it). Reads weights where the answer depends on
 // them: `zero` or `midrise` at 2 bits (the lesser squared error over up to 64 panels), and the
-// columns that `mixed` keeps. `path`: the model, for messages.
+// columns that `mixed` keeps. Throws bad_request for a rule that no matrix falls under. `path`: the
+// model, for messages.
 Plan make_plan(const Recipe& recipe, const std::vector<ModelTensor>& tensors, bool tied_head,
                ThreadPool& pool, const std::string& path);
 

@@ -7,13 +7,15 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "kernels/cpu/isa.h"
 #include "kernels/error.h"
 #include "models/gguf_output.h"
-#include "quantizer/calibrated.h"
 #include "quantizer/checkpoint.h"
 #include "quantizer/fnv.h"
 #include "quantizer/roles.h"
 #include "quantizer/rtn/realize.h"
+#include "runtime/files/json_file.h"
+#include "runtime/files/output_file.h"
 #include "runtime/files/packed_matrix.h"
 
 namespace tenfold {
@@ -78,6 +80,10 @@ const std::vector<float>& vector_of(LayerWeights& layer, const std::string& name
   return dense_of(layer, layer_matrix(name)).bias;
 }
 
+// Of the passes: another number where they make other layers of the same recipe, so that nobody's
+// half-done work is finished by another version.
+constexpr int kAlgorithms = 1;
+
 class Run {
  public:
   Run(const std::shared_ptr<const ModelSource>& source, const std::filesystem::path& output,
@@ -93,11 +99,16 @@ class Run {
         pool_(options.threads > 0 ? options.threads : default_thread_count()) {}
 
   QuantizeResult run() {
+    if (options_.resume && !needs_calibration(options_.recipe)) {
+      throw_error(ErrorCode::bad_request,
+                  "there is nothing to resume: a recipe without calibration runs at once");
+    }
     for (const ModelTensor& tensor : tensors_) total_ += elements_of(tensor);
     report(0);
     const Plan plan = make_plan(options_.recipe, tensors_, spec_.tied_head, pool_, source_->path());
     QuantizeResult result = measure(plan, tensors_);
     if (!options_.dry_run) {
+      check_output(output_, options_.overwrite);
       check_space(result.all.bytes);
       write(plan, result);
     }
@@ -122,7 +133,7 @@ class Run {
     if (checkpoint_) {
       throw_error(ErrorCode::cancelled,
                   "interrupted; {} was not written: --resume goes on after {} finished layers",
-                  output_.string(), std::max<std::int64_t>(layer_, 0));
+                  output_.string(), finished_layers_);
     }
     throw_error(ErrorCode::cancelled, "interrupted; {} was not written", output_.string());
   }
@@ -155,6 +166,9 @@ class Run {
           layer_ = layer;
         }
         for (const std::size_t size : part_sizes(tensor)) {
+          if (!made || made->bytes().size() - used < size) {
+            throw_file_error(checkpoint_->folder().string(), "layer {} is no longer whole", layer);
+          }
           writer.write(made->bytes().subspan(used, size));
           used += size;
         }
@@ -180,7 +194,10 @@ class Run {
         const nlohmann::ordered_json made = to_json(quantize_layer(plan, layer_, done));
         checkpoint_->save(layer_, layer_parts(plan, layer_), made.dump());
       }
-      losses.push_back(nlohmann::ordered_json::parse(checkpoint_->note(layer_)));
+      ++finished_layers_;
+      const std::string name =
+          fmt::format("{}: layer-{}.json", checkpoint_->folder().string(), layer_);
+      losses.push_back(nlohmann::ordered_json(parse_json(checkpoint_->note(layer_), name)));
       calibrated_->layer_weights(layer_) = {};
       for (const TensorPlan& tensor : plan.tensors) {
         if (layer_of(tensor.name) == layer_) done += elements_of(tensors_[tensor.source]);
@@ -210,18 +227,29 @@ class Run {
     const CalibrationOptions& options = options_.recipe.calibration;
     Calibration calibration = draw_calibration(*tokenizer, calibration_text(options.file), options);
     const auto start = options_.resume ? Checkpoint::Start::resume : Checkpoint::Start::fresh;
-    checkpoint_.emplace(output_,
-                        fmt::format("{} {:016x} {:016x} {}", to_json(options_.recipe),
-                                    calibration.hash, source_fingerprint(), options_.isa),
-                        start, options_.overwrite);
-    calibrated_ = std::make_unique<CalibratedModel>(source_, std::move(calibration),
-                                                    options_.recipe, pool_.size(), options_.isa,
-                                                    [this] { report(reported_); });
+    checkpoint_.emplace(
+        output_,
+        fmt::format("{} {} {:016x} {:016x} {}", kAlgorithms, to_json(options_.recipe),
+                    calibration.hash, source_fingerprint(), choose_kernels(options_.isa).isa),
+        start, options_.overwrite);
+    calibrated_ = std::make_unique<CalibratedModel>(
+        source_, std::move(calibration), options_.recipe,
+        CalibratedModel::Resources{pool_.size(), options_.isa, checkpoint_->folder(),
+                                   options_.spill_above},
+        [this] { report(reported_); });
   }
 
-  // Of names, sizes and the first bytes of all tensors.
+  // Of what the model computes beside its weights, and names, sizes and first bytes of all tensors.
   std::uint64_t source_fingerprint() const {
     Fnv hash;
+    const auto add = [&](const auto& value) { hash.add(std::as_bytes(std::span(&value, 1))); };
+    add(spec_.norm_eps);
+    add(spec_.heads);
+    add(spec_.kv_heads);
+    add(spec_.post_norm);
+    if (spec_.rope.enabled) {
+      for (const double frequency : spec_.rope.frequencies(spec_.head_dim)) add(frequency);
+    }
     for (const ModelTensor& tensor : tensors_) {
       const SourceWeight& weight = tensor.rows.weight();
       const std::span<const std::byte> bytes =
@@ -322,7 +350,8 @@ class Run {
   std::uint64_t reported_ = 0;                   // of these, at most, so far
   std::unique_ptr<CalibratedModel> calibrated_;  // of methods that look at activations
   std::optional<Checkpoint> checkpoint_;         // of those
-  std::int64_t layer_ = -1;                      // being made, or written
+  std::int64_t finished_layers_ = 0;
+  std::int64_t layer_ = -1;  // being made, or written
 };
 
 }  // namespace

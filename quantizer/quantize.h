@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 
+#include "quantizer/calibrated.h"
 #include "quantizer/plan.h"
 #include "runtime/model_source.h"
 
@@ -20,8 +21,9 @@ struct QuantizeOptions {
   int threads = 0;  // 0: default_thread_count()
   std::string isa;  // of the calibration's forward passes; "": the best of this machine
   bool overwrite = false;
-  bool dry_run = false;  // plan and measure, write nothing
-  bool resume = false;   // go on with the finished layers of an interrupted calibrated run
+  bool dry_run = false;                   // plan and measure, write nothing
+  std::size_t spill_above = kSpillAbove;  // bytes of activations that go to a file
+  bool resume = false;  // go on with the finished layers of an interrupted calibrated run
 };
 
 struct QuantizedSize {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "kernels/error.h"
 #include "quantizer/plan.h"
@@ -60,7 +61,7 @@ Json rule_json(const Rule& rule) {
   if (rule.layers) json["layers"] = {rule.layers->first, rule.layers->second};
   if (rule.bits) json["bits"] = *rule.bits;
   if (rule.group) json["group"] = group_json(*rule.group);
-  if (rule.min) json["min"] = min_json(*rule.min);
+  if (rule.min) json["min"] = *rule.min ? min_json(**rule.min) : Json("auto");
   return json;
 }
 
@@ -73,7 +74,16 @@ class Reader {
 
   template <typename T>
   void integer(const char* key, T& value) {
-    if (take(key)) value = static_cast<T>(json_int(json_, key, name_));
+    if (!take(key)) return;
+    const nlohmann::json& found = json_.at(key);
+    const bool big = found.is_number_unsigned() && std::in_range<T>(found.get<std::uint64_t>());
+    if (big) {
+      value = static_cast<T>(found.get<std::uint64_t>());
+      return;
+    }
+    const std::int64_t number = json_int(json_, key, name_);
+    if (!std::in_range<T>(number)) fail(key, fmt::format("cannot be {}", number));
+    value = static_cast<T>(number);
   }
   void integer(const char* key, std::optional<int>& value) {
     if (int read = 0; has(key)) {
@@ -108,9 +118,11 @@ class Reader {
     integer("group", value);
     return value;
   }
-  std::optional<MinKind> min() {
+  // "auto": there, but no kind.
+  std::optional<std::optional<MinKind>> min() {
     const std::optional<std::string> name = text("min");
-    if (!name || *name == "auto") return std::nullopt;
+    if (!name) return std::nullopt;
+    if (*name == "auto") return std::optional<MinKind>();
     const std::optional<MinKind> kind = parse_min_kind(*name);
     if (!kind) fail("min", fmt::format("must be auto, zero, midrise or f16, found \"{}\"", *name));
     return kind;
@@ -154,8 +166,11 @@ Rule read_rule(const nlohmann::json& json, const std::string& name) {
     }
   }
   if (const nlohmann::json* layers = reader.array("layers")) {
-    if (layers->size() != 2 || !layers->at(0).is_number_integer() ||
-        !layers->at(1).is_number_integer()) {
+    const auto is_layer = [](const nlohmann::json& layer) {
+      return layer.is_number_unsigned() && std::in_range<std::int64_t>(layer.get<std::uint64_t>());
+    };
+    if (layers->size() != 2 || !is_layer(layers->at(0)) || !is_layer(layers->at(1)) ||
+        layers->at(0) > layers->at(1)) {
       reader.fail("layers", "must be the first and the last layer");
     }
     rule.layers = {layers->at(0).get<std::int64_t>(), layers->at(1).get<std::int64_t>()};
@@ -249,8 +264,8 @@ std::string to_json(const Recipe& recipe) {
   json["group"] = group_json(recipe.group);
   json["range"] = name_of(recipe.range);
   json["min"] = recipe.min ? min_json(*recipe.min) : Json("auto");
-  json["embed_bits"] = recipe.embed_bits.value_or(recipe.head_bits.value_or(kDefaultTableBits));
-  json["head_bits"] = recipe.head_bits.value_or(recipe.embed_bits.value_or(kDefaultTableBits));
+  if (recipe.embed_bits) json["embed_bits"] = *recipe.embed_bits;
+  if (recipe.head_bits) json["head_bits"] = *recipe.head_bits;
   if (recipe.mixed > 0) json["mixed"] = recipe.mixed;
   for (const Rule& rule : recipe.rules) json["rules"].push_back(rule_json(rule));
   if (recipe.omniquant || recipe.tune) {
@@ -290,7 +305,7 @@ void read_json(const nlohmann::json& json, const std::string& name, Recipe& reci
     }
     recipe.range = *kind;
   }
-  if (const std::optional<MinKind> kind = reader.min()) recipe.min = kind;
+  if (const auto kind = reader.min()) recipe.min = *kind;
   reader.integer("embed_bits", recipe.embed_bits);
   reader.integer("head_bits", recipe.head_bits);
   reader.number("mixed", recipe.mixed);

@@ -40,10 +40,15 @@ std::optional<LayerMatrix> parse_layer_matrix(std::string_view name) noexcept {
   return std::nullopt;
 }
 
-LayerMatrix layer_matrix(const std::string& name) {
+std::optional<LayerMatrix> find_layer_matrix(const std::string& name) noexcept {
   for (std::size_t i = 0; i < kLayerMatrices; ++i) {
     if (name.find(kRoles[i].name) != std::string::npos) return static_cast<LayerMatrix>(i);
   }
+  return std::nullopt;
+}
+
+LayerMatrix layer_matrix(const std::string& name) {
+  if (const std::optional<LayerMatrix> found = find_layer_matrix(name)) return *found;
   throw_error(ErrorCode::unsupported, "tensor \"{}\" has no place in a layer", name);
 }
 

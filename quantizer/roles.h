@@ -23,6 +23,7 @@ std::string_view name_of(LayerMatrix matrix) noexcept;
 std::optional<LayerMatrix> parse_layer_matrix(std::string_view name) noexcept;
 // "blk.7.attn_q.weight" and its bias: q. Throws unsupported for other names.
 LayerMatrix layer_matrix(const std::string& name);
+std::optional<LayerMatrix> find_layer_matrix(const std::string& name) noexcept;
 // "blk.7.attn_q.weight": 7; -1 for tensors outside the layers.
 std::int64_t layer_of(const std::string& name);
 

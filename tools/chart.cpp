@@ -11,6 +11,7 @@ namespace tenfold {
 namespace {
 
 constexpr double kWidth = 560, kHeight = 300;
+constexpr int kMostTicks = 12;
 constexpr double kLeft = 64, kRight = 16, kTop = 34, kBottom = 44;
 constexpr std::array<const char*, 7> kColors = {"#2563eb", "#dc2626", "#059669", "#d97706",
                                                 "#7c3aed", "#0891b2", "#db2777"};
@@ -63,8 +64,9 @@ class Scale {
         break;
       }
     }
-    for (double value = std::ceil(low / step) * step; value <= high; value += step) {
-      result.push_back(std::fabs(value) < step / 1000 ? 0.0 : value);
+    const double first = std::ceil(low / step);
+    for (int i = 0; i < kMostTicks && (first + i) * step <= high; ++i) {
+      result.push_back((first + i) * step);
     }
     return result;
   }

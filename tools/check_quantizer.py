@@ -125,7 +125,7 @@ def check_rounding(args, run, folder):
         run("quantize", "--quiet", "-m", args.model, "-o", file, "--bits", bits, "--group", GROUP,
             "--range", "minmax", "--min", "zero", "--embed-bits", 16, "--head-bits", 16)
         found = json.loads(run("eval", "--quiet", "--json", "-m", file, "--ppl", args.text,
-                               "--window", WINDOW, "--windows", args.windows, "--bos", "no",
+                               "--window", WINDOW, "--windows", args.windows,
                                "--activations", "int8x2", "--kv", "f32"))["ppl"]
         off = found / expected - 1
         print(f"rtn {bits} bits g{GROUP}: NumPy {expected:.4f}, Tenfold {found:.4f} ({off:+.3%})")

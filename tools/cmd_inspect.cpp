@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "quantizer/roles.h"
 #include "runtime/files/json_file.h"
 #include "runtime/files/quote.h"
 #include "tools/args.h"
@@ -96,8 +97,10 @@ std::string losses_text(const nlohmann::json& losses) {
   };
   for (const nlohmann::json& layer : losses) {
     if (!layer.is_object()) continue;
-    for (const auto& [role, loss] : layer.value("matrices", nlohmann::json::object()).items()) {
-      add(role, loss, "nearest", "chosen");
+    const nlohmann::json matrices = layer.value("matrices", nlohmann::json());
+    for (std::size_t i = 0; matrices.is_object() && i < kLayerMatrices; ++i) {
+      const std::string role(name_of(static_cast<LayerMatrix>(i)));
+      add(role, matrices.value(role, nlohmann::json()), "nearest", "chosen");
     }
     for (const char* pass : {"ranges", "tuned"}) {
       add(pass, layer.value(pass, nlohmann::json()), "before", "after");

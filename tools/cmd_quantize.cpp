@@ -149,6 +149,7 @@ int run(const Options& options) {
   quantization.overwrite = options.force;
   quantization.dry_run = options.dry_run;
   quantization.resume = options.resume;
+  if (!options.report.empty() && !options.dry_run) check_output(options.report, options.force);
   const auto source = std::make_shared<const ModelSource>(options.common.model);
   catch_interrupts();
   catch_termination();
@@ -259,7 +260,7 @@ void add_calibration_options(CLI::App& sub, Options& options) {
       sub.add_flag("--scales,!--no-scales", options.scales,
                    "omniquant: learn scales of input channels too (default), or ranges alone");
   sub.add_option("--scale-rate", options.scale_rate,
-                 "omniquant: learning rate of the scales' logarithms; default 0.005")
+                 "omniquant: learning rate of the scales' logarithms; default 0.002")
       ->check(CLI::Range(0.0, 1.0))
       ->type_name("R");
 }

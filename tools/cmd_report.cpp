@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "runtime/files/json_file.h"
@@ -28,12 +27,15 @@ std::vector<ReportRun> read_runs(const std::string& path) {
   for_each_json_line(text, path, [&](const nlohmann::json& json, const std::string& name) {
     if (!json.is_object()) throw_file_error(name, "is not a JSON object");
     ReportRun& run = runs.emplace_back();
-    run.name = std::filesystem::path(json_string_or(json, "model", "", name)).filename().string();
+    run.name = report_name(json_string_or(json, "model", "", name));
     run.bits_per_weight = json_number_or(json, "bits_per_weight", 0, name);
     run.perplexity = json_number_or(json, "ppl", 0, name);
     run.seconds = json_number_or(json, "seconds", 0, name);
-    run.file_bytes = static_cast<std::uint64_t>(json_int_or(json, "file_bytes", 0, name));
-    run.peak_bytes = static_cast<std::uint64_t>(json_int_or(json, "peak_rss_bytes", 0, name));
+    const auto bytes = [&](const char* key) {
+      return static_cast<std::uint64_t>(std::max<std::int64_t>(0, json_int_or(json, key, 0, name)));
+    };
+    run.file_bytes = bytes("file_bytes");
+    run.peak_bytes = bytes("peak_rss_bytes");
   });
   return runs;
 }

@@ -157,11 +157,17 @@ std::string model_section(const ReportModel& model) {
 
 }  // namespace
 
+std::string report_name(const std::string& path) {
+  const std::filesystem::path plain = std::filesystem::path(path).lexically_normal();
+  return (plain.has_filename() ? plain : plain.parent_path()).string();
+}
+
 ReportModel report_model(const ModelSource& source) {
   const Family& family = find_family(source);
-  const ModelSize size = measure(family, read_spec(family, source), source);
+  const DecoderSpec spec = read_spec(family, source);
+  const ModelSize size = measure(family, spec, source);
   ReportModel model;
-  model.name = std::filesystem::path(source.path()).filename().string();
+  model.name = report_name(source.path());
   model.facts = {{"file", megabytes(source.file_bytes())},
                  {"bits per weight", fmt::format("{:.3f}", bits_per_weight(size.all))}};
   if (size.quantized.elements > 0) {
@@ -181,10 +187,11 @@ ReportModel report_model(const ModelSource& source) {
   }
   for (const StoredMatrix& matrix : source.matrices()) {
     const std::int64_t layer = layer_of(matrix.name);
-    if (layer < 0) continue;
+    const std::optional<LayerMatrix> role = find_layer_matrix(matrix.name);
+    if (layer < 0 || layer >= spec.layers || !role) continue;
     const MatrixView& view = matrix.view;
     model.matrices.push_back(
-        {std::string(name_of(layer_matrix(matrix.name))), layer,
+        {std::string(name_of(*role)), layer,
          8.0 * static_cast<double>(view.bytes()) / static_cast<double>(view.rows * view.cols)});
   }
   return model;
@@ -194,7 +201,7 @@ ReportRun report_run(const ModelSource& source) {
   const Family& family = find_family(source);
   const ModelSize size = measure(family, read_spec(family, source), source);
   ReportRun run;
-  run.name = std::filesystem::path(source.path()).filename().string();
+  run.name = report_name(source.path());
   run.bits_per_weight = bits_per_weight(size.all);
   run.file_bytes = source.file_bytes();
   return run;

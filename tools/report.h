@@ -36,6 +36,8 @@ struct ReportModel {
   nlohmann::json losses;  // quantizer/losses.h, an array of layers; null: none
 };
 
+// What a model is called: its path, without detours.
+std::string report_name(const std::string& path);
 // What a file says about itself.
 ReportModel report_model(const ModelSource& source);
 ReportRun report_run(const ModelSource& source);

@@ -4,6 +4,8 @@
 #include <array>
 #include <cmath>
 
+#include "kernels/error.h"
+
 namespace tenfold {
 namespace {
 
@@ -58,7 +60,11 @@ class Trainer {
     const std::int64_t total = trained * options_.epochs;
     keep();
     result.loss_before = best_loss_ = loss();
-    if (!(best_loss_ > 0)) return result;
+    if (best_loss_ == 0) return result;
+    if (!std::isfinite(best_loss_)) {
+      throw_error(ErrorCode::bad_request,
+                  "an output of a layer on the calibration text is not a finite number");
+    }
     std::int64_t step = 0;
     for (int epoch = 0; epoch < options_.epochs; ++epoch) {
       for (std::int64_t s = 0; s < trained; ++s) {
@@ -146,20 +152,20 @@ class Trainer {
     run_sequence(s, unit_);
     block_.backward(layer_, weights_, gradient_.data(), d_weights_);
     for (auto& d : d_log_factor_) std::fill(d.begin(), d.end(), 0.0);
-    const auto rate = share_of_rate * static_cast<float>(options_.rate);
+    const AdamStep grids(share_of_rate * static_cast<float>(options_.rate), step);
     for (std::size_t i = 0; i < kLayerMatrices; ++i) {
       if (matrices_[i] == nullptr) continue;
       const std::size_t k = index(input_of(static_cast<LayerMatrix>(i)));
-      matrices_[i]->learn(factor_[k], gradients_[i].data(), rate, step, d_log_factor_[k]);
+      matrices_[i]->learn(factor_[k], gradients_[i].data(), grids, d_log_factor_[k]);
     }
-    const auto scale_rate = share_of_rate * static_cast<float>(options_.scale_rate);
+    const AdamStep scales(share_of_rate * static_cast<float>(options_.scale_rate), step);
     for (std::size_t k = 0; k < kLayerInputs; ++k) {
       if (!learns_scale_[k]) continue;
       for (std::size_t c = 0; c < factor_[k].size(); ++c) {
         const auto d = static_cast<float>(d_log_factor_[k][c]);
+        if (!std::isfinite(d)) continue;
         float& log = log_factor_[k][c];
-        log =
-            std::clamp(log + factor_steps_[k][c].update(d, scale_rate, step), kLeastLog, kMostLog);
+        log = std::clamp(log + factor_steps_[k][c].update(d, scales), kLeastLog, kMostLog);
         factor_[k][c] = std::exp(log);
       }
     }

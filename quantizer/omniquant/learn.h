@@ -24,7 +24,8 @@ struct BlockData {
   const float* targets = nullptr;  // of the full-precision layer
   std::int64_t sequences = 0;
   std::int64_t held_out = 0;  // the last ones choose the epoch and are not trained on
-  // What the next norm multiplies each channel with, [dim]; empty: 1. Errors count as it reads them.
+  // What the next norm multiplies each channel with, [dim]; empty: 1. Errors count as it reads
+  // them.
   std::span<const float> reader;
 };
 

@@ -10,7 +10,8 @@ namespace tenfold {
 namespace {
 
 constexpr float kBeta1 = 0.9f, kBeta2 = 0.999f, kEpsilon = 1e-8f;
-constexpr float kMostLog = 3.0f;  // a scale stays within a factor of 20 of the first
+constexpr float kMostSteps = 256.0f;  // a minimum moves by
+constexpr float kMostLog = 3.0f;      // a scale stays within a factor of 20 of the first
 
 struct Rounding {
   float code;   // as encode_group() finds it
@@ -36,13 +37,16 @@ float inverse(const Grid& grid) { return grid.scale > 0 ? 1.0f / grid.scale : 0.
 
 }  // namespace
 
-float Adam::update(float gradient, float rate, std::int64_t step) noexcept {
+AdamStep::AdamStep(float learning_rate, std::int64_t step) noexcept
+    : rate(learning_rate),
+      first_share(1 - std::pow(kBeta1, static_cast<float>(step))),
+      second_share(1 - std::pow(kBeta2, static_cast<float>(step))) {}
+
+float Adam::update(float gradient, const AdamStep& step) noexcept {
   first = kBeta1 * first + (1 - kBeta1) * gradient;
   second = kBeta2 * second + (1 - kBeta2) * gradient * gradient;
-  const auto count = static_cast<float>(step);
-  const float mean = first / (1 - std::pow(kBeta1, count));
-  const float square = second / (1 - std::pow(kBeta2, count));
-  return -rate * mean / (std::sqrt(square) + kEpsilon);
+  return -step.rate * (first / step.first_share) /
+         (std::sqrt(second / step.second_share) + kEpsilon);
 }
 
 template <typename Body>
@@ -124,12 +128,16 @@ void LearnedMatrix::size_parameters() {
 Grid LearnedMatrix::grid(std::int64_t row, std::size_t group) const {
   const std::size_t i = at(row, group);
   const Band& band = layout_.bands[static_cast<std::size_t>(groups_[group].band)];
-  const float growth = std::exp(state_.scale[i]);
-  const bool zero_stays = fixed() && band.min_kind == MinKind::zero;
-  return make_grid(
-      first_scale_[i] * growth,
-      zero_stays ? first_min_[i] * growth : first_min_[i] + first_scale_[i] * state_.min[i],
-      format_traits(band.format).bits, band.min_kind);
+  const int bits = format_traits(band.format).bits;
+  const float scale = first_scale_[i] * std::exp(state_.scale[i]);
+  if (!fixed() || band.min_kind != MinKind::zero) {
+    return make_grid(scale, first_min_[i] + first_scale_[i] * state_.min[i], bits, band.min_kind);
+  }
+  Grid grid = make_grid(scale, 0.0f, bits, band.min_kind);
+  const float zero = first_scale_[i] > 0 ? std::round(-first_min_[i] / first_scale_[i]) : 0.0f;
+  grid.min_bits = static_cast<std::uint16_t>(zero);
+  grid.min = -grid.scale * zero;
+  return grid;
 }
 
 void LearnedMatrix::rounded(std::span<const float> factor, float* out) const {
@@ -159,8 +167,8 @@ void LearnedMatrix::rounded(std::span<const float> factor, float* out) const {
   });
 }
 
-void LearnedMatrix::learn(std::span<const float> factor, const float* gradient, float rate,
-                          std::int64_t step, std::span<double> d_log_factor) {
+void LearnedMatrix::learn(std::span<const float> factor, const float* gradient,
+                          const AdamStep& step, std::span<double> d_log_factor) {
   const std::size_t panels = static_cast<std::size_t>((rows_ + kPanelRows - 1) / kPanelRows);
   const auto cols = static_cast<std::size_t>(cols_);
   std::vector<float> d_factor(panels * cols);  // by panel: the sum's order is the same for any pool
@@ -196,12 +204,15 @@ void LearnedMatrix::learn(std::span<const float> factor, const float* gradient, 
         const float value = (values.scale * at_c.code + values.min) / f;
         d_panel[source] += d * ((at_c.inside ? row[c] : 0.0f) - value);
       }
+      if (!std::isfinite(d_scale) || !std::isfinite(d_min)) continue;  // it blew up: stay
       const std::size_t i = at(r, g);
       state_.scale[i] =
-          std::clamp(state_.scale[i] + scale_steps_[i].update(d_scale * values.scale, rate, step),
+          std::clamp(state_.scale[i] + scale_steps_[i].update(d_scale * values.scale, step),
                      -kMostLog, kMostLog);
       if (kind == MinKind::midrise || (fixed() && kind == MinKind::zero)) continue;
-      state_.min[i] += min_steps_[i].update(d_min * first_scale_[i], rate, step);
+      state_.min[i] =
+          std::clamp(state_.min[i] + min_steps_[i].update(d_min * first_scale_[i], step),
+                     -kMostSteps, kMostSteps);
     }
   });
   for (std::size_t panel = 0; panel < panels; ++panel) {

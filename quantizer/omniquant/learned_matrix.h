@@ -20,11 +20,17 @@
 
 namespace tenfold {
 
-// AdamW without decay, for parameters whose unit is their own size.
+// A step of AdamW without decay, for parameters whose unit is their own size.
+struct AdamStep {
+  // rate: the learning rate; step: counted from 1.
+  AdamStep(float rate, std::int64_t step) noexcept;
+  float rate, first_share, second_share;  // the running means are so far from their start
+};
+
 struct Adam {
   float first = 0, second = 0;
-  // The step to add; rate: the learning rate; step: counted from 1.
-  float update(float gradient, float rate, std::int64_t step) noexcept;
+  // The change to add.
+  float update(float gradient, const AdamStep& step) noexcept;
 };
 
 class LearnedMatrix {
@@ -46,7 +52,7 @@ class LearnedMatrix {
   void rounded(std::span<const float> factor, float* out) const;
   // One step down the gradient [rows, cols] of those values. Adds the gradient of log(factor) to
   // d_log_factor [cols].
-  void learn(std::span<const float> factor, const float* gradient, float rate, std::int64_t step,
+  void learn(std::span<const float> factor, const float* gradient, const AdamStep& step,
              std::span<double> d_log_factor);
   // What was learned: for MatrixPlan::grids.
   std::vector<Grid> grids() const;

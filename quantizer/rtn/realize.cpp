@@ -72,7 +72,9 @@ double realize_panel(const float* rows, int n_rows, const MatrixPlan& plan, std:
 
 std::optional<QuantizedMatrix> copy_of_source(const RowReader& source, const MatrixPlan& plan,
                                               ThreadPool& pool) {
-  if (!plan.col_factor.empty() || !plan.row_factor.empty()) return std::nullopt;
+  if (!plan.col_factor.empty() || !plan.row_factor.empty() || !plan.grids.empty()) {
+    return std::nullopt;
+  }
   QuantizedMatrix out = allocate_matrix(layout_of(plan, source.rows(), source.cols()));
   if (!copy_codes(source, out, pool)) return std::nullopt;
   return out;

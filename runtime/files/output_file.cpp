@@ -26,18 +26,6 @@ constexpr int kMaxAttempts = 100;
   throw_error(ErrorCode::io, "{}: exists already; use --force to replace it", path);
 }
 
-void check_target(const std::filesystem::path& path, bool overwrite) {
-  std::error_code error;
-  const auto status = std::filesystem::status(path, error);
-  if (std::filesystem::is_directory(status))
-    throw_error(ErrorCode::io, "{}: is a folder, expected the name of a file", path.string());
-  // Renaming over a device would replace the device.
-  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
-    throw_error(ErrorCode::io, "{}: is not a regular file and will not be replaced", path.string());
-  const auto link_status = std::filesystem::symlink_status(path, error);
-  if (!overwrite && std::filesystem::exists(link_status)) fail_exists(path.string());
-}
-
 // The new name survives a power loss only when its folder is synced too. Some file systems cannot
 // sync a folder, and one may be writable but not readable: then the rename stands as it is.
 void sync_folder_of(const std::string& path) {
@@ -60,9 +48,21 @@ int rename_without_replacing(const std::string& from, const std::string& to) {
 
 }  // namespace
 
+void check_output(const std::filesystem::path& path, bool overwrite) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (std::filesystem::is_directory(status))
+    throw_error(ErrorCode::io, "{}: is a folder, expected the name of a file", path.string());
+  // Renaming over a device would replace the device.
+  if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status))
+    throw_error(ErrorCode::io, "{}: is not a regular file and will not be replaced", path.string());
+  const auto link_status = std::filesystem::symlink_status(path, error);
+  if (!overwrite && std::filesystem::exists(link_status)) fail_exists(path.string());
+}
+
 OutputFile::OutputFile(const std::filesystem::path& path, bool overwrite)
     : path_(path.string()), overwrite_(overwrite) {
-  check_target(path, overwrite);
+  check_output(path, overwrite);
   buffer_.reserve(kBufferBytes);
   for (int attempt = 0; fd_ < 0; ++attempt) {
     temporary_ = fmt::format("{}.tmp-{}-{}", path_, ::getpid(), attempt);

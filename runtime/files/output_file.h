@@ -14,6 +14,9 @@
 
 namespace tenfold {
 
+// Throws what OutputFile would: before long work, not after.
+void check_output(const std::filesystem::path& path, bool overwrite);
+
 class OutputFile {
  public:
   // Throws io: "OUT.gguf: exists already; use --force to replace it" unless overwrite; also when

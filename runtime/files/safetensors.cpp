@@ -242,7 +242,7 @@ const TensorSource* SafetensorsFile::find(std::string_view name) const noexcept 
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, bool overwrite,
                                      std::span<const SafetensorsDecl> tensors)
     : file_(path, overwrite) {
-  std::string text = "{";
+  std::string text = R"({"__metadata__":{"format":"pt"})";  // transformers insists
   std::uint64_t offset = 0;
   for (const SafetensorsDecl& tensor : tensors) {
     const auto traits = dtype_traits(tensor.dtype);
@@ -255,9 +255,8 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, bool ove
     std::uint64_t bytes = traits.bytes;
     for (const std::int64_t extent : tensor.shape) bytes *= static_cast<std::uint64_t>(extent);
     fmt::format_to(std::back_inserter(text),
-                   R"({}{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
-                   text.size() == 1 ? "" : ",", quoted_name, traits.name,
-                   fmt::join(tensor.shape, ","), offset, offset + bytes);
+                   R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", quoted_name,
+                   traits.name, fmt::join(tensor.shape, ","), offset, offset + bytes);
     offset += bytes;
   }
   text += '}';

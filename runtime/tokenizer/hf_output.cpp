@@ -120,6 +120,15 @@ std::string config_json(const Tokenizer& tokenizer, const Entries& entries, cons
   return dump(json);
 }
 
+// Where an answer ends: eos, and what else ends a turn.
+std::string generation_json(const Tokenizer& tokenizer) {
+  Json json;
+  if (tokenizer.bos) json["bos_token_id"] = *tokenizer.bos;
+  if (!tokenizer.end_of_generation.empty()) json["eos_token_id"] = tokenizer.end_of_generation;
+  if (tokenizer.pad) json["pad_token_id"] = *tokenizer.pad;
+  return dump(json);
+}
+
 }  // namespace
 
 HuggingFaceTokenizer hugging_face_tokenizer(const GgufMetadata& metadata, std::int64_t max_tokens) {
@@ -129,10 +138,10 @@ HuggingFaceTokenizer hugging_face_tokenizer(const GgufMetadata& metadata, std::i
     result.missing = "the model has none";
     return result;
   }
+  result.files.emplace_back("generation_config.json", generation_json(*tokenizer));
   if (*metadata.get_string("tokenizer.ggml.model") == "llama") {
     const SentencePieceVocabulary vocabulary = read_gguf_sentencepiece(metadata);
-    result.files.emplace_back("tokenizer.model",
-                              write_model_proto(vocabulary, metadata.path).bytes);
+    result.files.emplace_back("tokenizer.model", standalone_model_proto(vocabulary, metadata.path));
     result.files.emplace_back("tokenizer_config.json", config_json(*tokenizer, vocabulary.entries,
                                                                    "LlamaTokenizer", max_tokens));
     return result;

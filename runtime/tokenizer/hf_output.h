@@ -1,6 +1,7 @@
 #pragma once
 // The vocabulary of a GGUF as the files that transformers reads: tokenizer.json for byte-level BPE,
-// tokenizer.model for SentencePiece, and tokenizer_config.json.
+// tokenizer.model for SentencePiece, tokenizer_config.json, and generation_config.json,
+// which says where an answer ends.
 
 #include <cstdint>
 #include <string>
@@ -11,8 +12,8 @@
 
 namespace tenfold {
 
-// What a Hugging Face directory may have of a tokenizer.
-inline constexpr const char* kHuggingFaceTokenizerFiles[] = {
+// What a Hugging Face directory may have beside config.json and weights.
+inline constexpr const char* kHuggingFaceTextFiles[] = {
     "tokenizer.json",     "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
     "vocab.json",         "merges.txt",      "added_tokens.json",     "generation_config.json",
     "chat_template.jinja"};

@@ -222,13 +222,13 @@ bool library_adds_prefix(const SentencePieceVocabulary& vocabulary) noexcept {
          (vocabulary.remove_extra_whitespaces || !vocabulary.precompiled_charsmap.empty());
 }
 
-std::string normalizer_spec(const SentencePieceVocabulary& vocabulary) {
+std::string normalizer_spec(const SentencePieceVocabulary& vocabulary, bool adds_prefix) {
   ProtoWriter spec;
   spec.bytes(normalizer_field::name, "identity");
   if (!vocabulary.precompiled_charsmap.empty()) {
     spec.bytes(normalizer_field::charsmap, vocabulary.precompiled_charsmap);
   }
-  spec.number(normalizer_field::add_dummy_prefix, library_adds_prefix(vocabulary));
+  spec.number(normalizer_field::add_dummy_prefix, adds_prefix);
   spec.number(normalizer_field::remove_extra_whitespaces, vocabulary.remove_extra_whitespaces);
   spec.number(normalizer_field::escape_whitespaces, 1);
   return spec.take();
@@ -271,7 +271,10 @@ SentencePieceVocabulary read_model_proto(std::string_view bytes, std::string_vie
   return vocabulary;
 }
 
-ModelProto write_model_proto(const SentencePieceVocabulary& vocabulary, std::string_view path) {
+namespace {
+
+ModelProto write_proto(const SentencePieceVocabulary& vocabulary, std::string_view path,
+                       bool adds_prefix) {
   if (vocabulary.scores.empty() || vocabulary.scores.size() > vocabulary.entries.texts.size()) {
     throw_file_error(path, "{} scores for {} tokens", vocabulary.scores.size(),
                      vocabulary.entries.texts.size());
@@ -294,14 +297,24 @@ ModelProto write_model_proto(const SentencePieceVocabulary& vocabulary, std::str
   trainer.number(trainer_field::byte_fallback, checker.byte_fallback());
   trainer.bytes(trainer_field::unk_piece, pieces[checker.unknown()].text);
   model.bytes(model_field::trainer_spec, trainer.message());
-  model.bytes(model_field::normalizer_spec, normalizer_spec(vocabulary));
+  model.bytes(model_field::normalizer_spec, normalizer_spec(vocabulary, adds_prefix));
   if (model.message().size() > kMaxProtoBytes) {
     throw_error(ErrorCode::unsupported, "{}: a SentencePiece model of more than {} bytes", path,
                 kMaxProtoBytes);
   }
   return {model.take(), static_cast<TokenId>(checker.unknown()),
-          checker.unknown() < vocabulary.scores.size(), checker.byte_fallback(),
-          library_adds_prefix(vocabulary)};
+          checker.unknown() < vocabulary.scores.size(), checker.byte_fallback(), adds_prefix};
+}
+
+}  // namespace
+
+ModelProto write_model_proto(const SentencePieceVocabulary& vocabulary, std::string_view path) {
+  return write_proto(vocabulary, path, library_adds_prefix(vocabulary));
+}
+
+std::string standalone_model_proto(const SentencePieceVocabulary& vocabulary,
+                                   std::string_view path) {
+  return write_proto(vocabulary, path, vocabulary.space_prefix != SpacePrefix::none).bytes;
 }
 
 }  // namespace tenfold

@@ -28,6 +28,10 @@ struct ModelProto {
 // unknown piece is added at the end, and byte fallback needs all 256 bytes.
 ModelProto write_model_proto(const SentencePieceVocabulary& vocabulary, std::string_view path);
 
+// The same vocabulary as a tokenizer.model for other programs: the library adds the dummy prefix.
+std::string standalone_model_proto(const SentencePieceVocabulary& vocabulary,
+                                   std::string_view path);
+
 // "<0x0A>" -> 10; -1 for anything else.
 int byte_of_piece(std::string_view piece) noexcept;
 

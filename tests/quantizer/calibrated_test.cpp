@@ -170,6 +170,17 @@ TEST_F(Calibrated, RulesChooseByMatrixAndLayer) {
       << *source.gguf().metadata().get_string(kRecipeKey);
 }
 
+TEST_F(Calibrated, ActivationsInAFileGiveTheSameBytes) {
+  const Recipe gptq = with_passes(recipe(Method::gptq), {"gptq", "tune"});
+  QuantizeOptions options;
+  options.recipe = gptq;
+  options.threads = 2;
+  options.spill_above = 0;
+  const auto path = folder_ / "spilled.gguf";
+  quantize(std::make_shared<const ModelSource>(model_), path, options, {});
+  EXPECT_EQ(read_file(path), read_file(make("memory.gguf", gptq)));
+}
+
 // Interrupted at every point where progress is reported, and taken up again each time.
 TEST_F(Calibrated, ResumesToTheSameBytes) {
   Recipe both = with_passes(recipe(Method::gptq), {"awq", "omniquant", "gptq", "tune"});
@@ -233,6 +244,26 @@ TEST_F(Calibrated, RefusesADamagedLayer) {
         testing::expect_error(ErrorCode::bad_file, [&] { quantize(source, path, options, {}); });
     EXPECT_NE(message.find("layer-0.bin"), std::string::npos) << message;
   }
+}
+
+TEST_F(Calibrated, RefusesBeforeItWorks) {
+  const auto path = folder_.write("there.gguf", "precious");
+  const auto refused = [&](ErrorCode code, const QuantizeOptions& options) {
+    return testing::expect_error(
+        code, [&] { quantize(std::make_shared<const ModelSource>(model_), path, options, {}); });
+  };
+  QuantizeOptions options;
+  options.recipe = recipe(Method::gptq);
+  EXPECT_NE(refused(ErrorCode::io, options).find("exists already"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(path.string() + ".work"));
+  options.overwrite = true;
+  options.recipe.rules = {{{LayerMatrix::gate}, {}, 4, {}, {}}};  // OPT has none
+  EXPECT_NE(refused(ErrorCode::bad_request, options).find("rule 1 names no matrix"),
+            std::string::npos);
+  options.recipe = recipe(Method::rtn);
+  options.resume = true;
+  EXPECT_NE(refused(ErrorCode::bad_request, options).find("nothing to resume"), std::string::npos);
+  EXPECT_EQ(read_file(path), "precious");
 }
 
 TEST_F(Calibrated, NeedsAText) {

@@ -168,7 +168,7 @@ TEST(LearnedMatrix, StartsWhereTheRangeSearchEndedAndItsGridsGiveItsValues) {
       std::vector<double> d_factor(ones.size());
       const std::vector<float> gradient = random_floats(values.size(), 5);
       for (int step = 1; step <= 5; ++step) {
-        learned.learn(ones, gradient.data(), 0.02f, step, d_factor);
+        learned.learn(ones, gradient.data(), AdamStep(0.02f, step), d_factor);
       }
       learned.rounded(ones, values.data());
       EXPECT_NE(values, first);
@@ -176,6 +176,45 @@ TEST(LearnedMatrix, StartsWhereTheRangeSearchEndedAndItsGridsGiveItsValues) {
       EXPECT_EQ(dequantized(realize(rows, plan, at.pool, "test", [](std::int64_t) {}).view), values)
           << bits;
     }
+  }
+}
+
+// After codes are chosen: values are the matrix's, steps go down the gradient, and what is written
+// is what was learned.
+TEST(LearnedMatrix, TunesTheGridsOfCodesThatStay) {
+  Layer at("llama-mha");
+  const RowReader& rows = *at.readers[static_cast<std::size_t>(LayerMatrix::down)];
+  const std::vector<float> ones(static_cast<std::size_t>(rows.cols()), 1.0f);
+  for (const MinKind kind : {MinKind::zero, MinKind::midrise, MinKind::f16}) {
+    MatrixPlan plan = plan_of(2, kind, 32, rows.cols(), RangeKind::mse);
+    const QuantizedMatrix made = realize(rows, plan, at.pool, "test", [](std::int64_t) {});
+    const std::vector<float> first = dequantized(made.view);
+    LearnedMatrix learned(made, plan.order, at.pool);
+    std::vector<float> values(first.size());
+    learned.rounded(ones, values.data());
+    EXPECT_EQ(values, first);
+    // Towards values that other grids of the same codes have exactly.
+    std::vector<float> wanted = first;
+    for (float& value : wanted) value = 1.25f * value + (kind == MinKind::f16 ? 0.01f : 0.0f);
+    std::vector<float> gradient(first.size());
+    std::vector<double> d_factor(ones.size());
+    const auto error = [&] {
+      double sum = 0;
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        gradient[i] = values[i] - wanted[i];
+        sum += static_cast<double>(gradient[i]) * static_cast<double>(gradient[i]);
+      }
+      return sum;
+    };
+    const double before = error();
+    for (int step = 1; step <= 150; ++step) {
+      learned.learn(ones, gradient.data(), AdamStep(0.01f, step), d_factor);
+      learned.rounded(ones, values.data());
+      error();
+    }
+    EXPECT_LT(error(), 0.01 * before);
+    learned.write(made);
+    EXPECT_EQ(dequantized(made.view), values);
   }
 }
 
@@ -205,7 +244,7 @@ TEST(LearnedMatrix, FindsABetterRange) {
     const double before = error(values);
     for (int step = 1; step <= 200; ++step) {
       for (std::size_t i = 0; i < values.size(); ++i) gradient[i] = values[i] - weights[i];
-      learned.learn(ones, gradient.data(), 0.01f, step, d_factor);
+      learned.learn(ones, gradient.data(), AdamStep(0.01f, step), d_factor);
       learned.rounded(ones, values.data());
     }
     const double searched =
@@ -226,7 +265,7 @@ TEST(LearnedMatrix, ScalesHaveNoGradientWhereNothingIsLost) {
     LearnedMatrix learned(rows, plan_of(bits, MinKind::f16, 32, rows.cols(), RangeKind::minmax), {},
                           at.pool, "test");
     std::vector<double> d_factor(factor.size());
-    learned.learn(factor, ones.data(), 0.0f, 1, d_factor);
+    learned.learn(factor, ones.data(), AdamStep(0.0f, 1), d_factor);
     double most = 0;
     for (const double d : d_factor) most = std::max(most, std::fabs(d));
     return most;

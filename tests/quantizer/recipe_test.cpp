@@ -33,7 +33,9 @@ TEST(Recipe, JsonComesBackAsItWas) {
   recipe.act_order = false;
   recipe.learn = {7, 0.25, 0.5, false};
   recipe.calibration = {"", 12, 34, 56};
-  recipe.rules = {{{LayerMatrix::down}, {{0, 3}}, 4, 64, MinKind::zero}, {{}, {}, 3, {}, {}}};
+  recipe.rules = {{{LayerMatrix::down}, {{0, 3}}, 4, 64, MinKind::zero},
+                  {{}, {}, 3, {}, std::optional<MinKind>()}};
+  recipe.calibration.seed = ~std::uint64_t{0};
   const std::string text = to_json(recipe);
   EXPECT_EQ(to_json(from_json(text)), text);
   Recipe mixed;
@@ -59,6 +61,11 @@ TEST(Recipe, RefusesWhatIsNotOne) {
   EXPECT_NE(refused(R"({"rules": {"bits": 3}})").find("must be an array"), std::string::npos);
   EXPECT_NE(refused(R"({"passes": ["awq", 3]})").find("must hold names"), std::string::npos);
   EXPECT_NE(refused(R"({"learning": {"speed": 3}})").find("speed"), std::string::npos);
+  EXPECT_NE(refused(R"({"bits": 4294967300})").find("cannot be 4294967300"), std::string::npos);
+  EXPECT_NE(refused(R"({"calibration": {"seed": -1}})").find("cannot be -1"), std::string::npos);
+  EXPECT_NE(refused(R"({"rules": [{"layers": [5, 2]}]})").find("layers"), std::string::npos);
+  EXPECT_NE(refused(R"({"rules": [{"layers": [0, 18446744073709551615]}]})").find("layers"),
+            std::string::npos);
   testing::expect_error(ErrorCode::bad_file, [] { from_json(R"({"bits": "three"})"); });
   Recipe wide = from_json(R"({"rules": [{"bits": 5}]})");
   EXPECT_NE(testing::expect_error(ErrorCode::bad_request, [&] { validate(wide); })

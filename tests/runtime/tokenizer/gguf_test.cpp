@@ -4,13 +4,15 @@
 
 #include "kernels/error.h"
 #include "runtime/tokenizer/files.h"
+#include "runtime/tokenizer/hf_output.h"
+#include "tests/support/scratch_folder.h"
 #include "tests/support/tokenizer_cases.h"
 
 namespace tenfold {
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 namespace fs = std::filesystem;
 
 // The vocabulary of a tokenizer.model as llama.cpp's converter stores it.
@@ -125,6 +127,42 @@ TEST(TokenizerGguf, AddSpacePrefixOff) {
   EXPECT_NE(ids, tokenizer->encode("fox", {}));
 }
 
+// tokenizer.model as other programs read it: it says itself that a space comes first.
+TEST(TokenizerGguf, ExportedSentencePieceEqualsItsModel) {
+  const fs::path model = tokenizer_data() / "tiny-sentencepiece-bpe.model";
+  const auto original = load_sentencepiece(model);
+  const HuggingFaceTokenizer files = hugging_face_tokenizer(llama_metadata(model), 128);
+  const testing::ScratchFolder folder;
+  for (const auto& [name, text] : files.files) folder.write(name, text);
+  const auto exported = load_sentencepiece(folder / "tokenizer.model");
+  EXPECT_TRUE(exported->adds_space_prefix);
+  for (const char* text : {"The other foxes", "a<sep>b", "  12 caf\u00E9\n", "<s>x</s>y", "\xFF"}) {
+    EXPECT_EQ(exported->encode(text, {}), original->encode(text, {})) << text;
+  }
+  EXPECT_NE(testing::read_file(folder / "tokenizer_config.json").find("LlamaTokenizer"),
+            std::string::npos);
+}
+
+TEST(TokenizerGguf, ExportedBytePairsEqualTheirVocabulary) {
+  for (const char* pre : {"gpt-2", "llama-bpe", "smollm"}) {
+    const GgufMetadata metadata = gpt2_metadata(pre);
+    const HuggingFaceTokenizer files = hugging_face_tokenizer(metadata, 128);
+    const testing::ScratchFolder folder;
+    for (const auto& [name, text] : files.files) folder.write(name, text);
+    folder.write("config.json", R"({"model_type": "llama"})");
+    const auto exported = load_tokenizer(ModelSource(folder.path(), false));
+    ASSERT_NE(exported, nullptr);
+    const auto original = load_gguf_tokenizer(metadata);
+    EXPECT_EQ(exported->kind, original->kind);
+    EXPECT_EQ(exported->bos, original->bos);
+    EXPECT_EQ(exported->eos, original->eos);
+    for (const auto& tiny : read_tokenizer_cases(tokenizer_data() / "tiny-bpe/cases.json", pre)) {
+      EXPECT_EQ(exported->encode(tiny.text, {}), tiny.ids) << pre << ": " << tiny.text;
+    }
+  }
+  EXPECT_NE(hugging_face_tokenizer(gpt2_metadata("default"), 128).missing, "");
+}
+
 TEST(TokenizerGguf, EachPreTokenizer) {
   const std::pair<const char*, const char*> known[] = {{"gpt-2", "gpt-2"},
                                                        {"llama-bpe", "llama-bpe"},
@@ -183,7 +221,7 @@ TEST(TokenizerGguf, DuplicateTokensAndBrokenBytesAreTolerated) {
   metadata.set("tokenizer.ggml.tokens", tokens);
   const auto tokenizer = load_gguf_tokenizer(metadata);
   EXPECT_EQ(tokenizer->decode(tokenizer->encode("the fox", {})), "the fox");
-  EXPECT_THAT(tokenizer->encode("\n", {}), testing::Contains(0));  // no full set of bytes: unk
+  EXPECT_THAT(tokenizer->encode("\n", {}), ::testing::Contains(0));  // no full set of bytes: unk
 }
 
 TEST(TokenizerGguf, RefusesInconsistentMetadata) {
