@@ -6,6 +6,7 @@ where it stopped. Prints a table.
 
   bench/quality_table.py --build build/release --shared ../shared --model smollm2
   bench/quality_table.py --build build/release --shared ../shared --model opt-1m --only 2g128
+  bench/quality_table.py --build build/release --shared ../shared --ranges --windows 20
 """
 
 import argparse
@@ -23,13 +24,14 @@ METHODS = {
     "RTN mse": ["--range", "mse"],
     "RTN weighted": ["--range", "weighted"],
     "AWQ": ["--method", "awq", "--range", "weighted"],
-    "GPTQ": ["--method", "gptq", "--range", "weighted"],
     "OmniQuant": ["--method", "omniquant", "--range", "weighted"],
+    "GPTQ": ["--method", "gptq", "--range", "weighted"],
     "AWQ + GPTQ": ["--passes", "awq,gptq", "--range", "weighted"],
-    "OmniQuant + GPTQ": ["--passes", "omniquant,gptq", "--range", "weighted"],
-    "AWQ + OmniQuant + GPTQ": ["--passes", "awq,omniquant,gptq", "--range", "weighted"],
+    "GPTQ + tune": ["--passes", "gptq,tune", "--range", "weighted"],
+    "OmniQuant + GPTQ + tune": ["--passes", "omniquant,gptq,tune", "--range", "weighted"],
 }
 CALIBRATED = ("--method", "--passes", "weighted")
+MIN_KINDS = ("zero", "midrise", "f16")
 TASKS = ("arc_easy", "arc_challenge", "piqa", "winogrande")
 
 
@@ -109,6 +111,38 @@ class Table:
                                        *map(str, self.windows), str(self.args.limit), *words]),
                              make)
 
+    def range_row(self, bits: int, group: str, kind: str, span: str) -> dict:
+        flags = ["--bits", bits, "--group", group, "--min", kind, "--range", span]
+        text = self.tests["wiki"]
+
+        def make() -> dict:
+            with tempfile.TemporaryDirectory(dir=self.results.parent) as folder:
+                file = pathlib.Path(folder, "model.gguf")
+                output, _, _ = run([self.tenfold, "quantize", "--quiet", "--json", "-m", self.source,
+                                    "-o", file, *flags])
+                found, _, _ = run([self.tenfold, "eval", "--quiet", "--json", "--activations",
+                                   self.args.activations, "-m", file, "--ppl", text,
+                                   *self.windows])
+                return {"bits": json.loads(output)["bits_per_weight_quantized"],
+                        "wiki": json.loads(found)["ppl"]}
+
+        return self.remember(" ".join([self.args.model, self.args.activations,
+                                       *map(str, [*self.windows, *flags])]), make)
+
+    def print_ranges(self) -> None:
+        """Rounding to nearest: width x group x range x min, bits over the quantized matrices."""
+        columns = [f"{kind}, {span}" for kind in MIN_KINDS for span in ("minmax", "mse")]
+        print("| width, group | " + " | ".join(columns) + " |")
+        print("|" + "---|" * (len(columns) + 1))
+        for bits in (1, 2, 3, 4, 8):
+            for group in ("32", "64", "128", "row"):
+                cells = []
+                for kind in MIN_KINDS:
+                    for span in ("minmax", "mse"):
+                        row = self.range_row(bits, group, kind, span)
+                        cells.append(f"{row['wiki']:.4g} ({row['bits']:.2f})")
+                print(f"| {bits}, {group} | " + " | ".join(cells) + " |", flush=True)
+
     def print(self) -> None:
         tasks = [*TASKS] if self.has_tasks else []
         columns = ["width", "method", "bits", "MiB", "wiki", "c4", *tasks, "s", "MiB of memory"]
@@ -155,7 +189,10 @@ def main() -> None:
     add("--activations", default="int8x2")
     add("--extra", default="", help="more flags for quantize")
     add("--results", default=cache / "quality.jsonl", help="what was measured so far")
-    Table(parser.parse_args()).print()
+    add("--ranges", action="store_true", help="rounding to nearest in every range and min kind")
+    args = parser.parse_args()
+    table = Table(args)
+    table.print_ranges() if args.ranges else table.print()
 
 
 if __name__ == "__main__":
