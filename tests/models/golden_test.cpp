@@ -139,8 +139,8 @@ TEST_P(GoldenTest, HalfPrecisionCacheStaysClose) {
 }
 
 // An element is off by at most 1/254 of its vector's largest, by 1/(254 sqrt(3)) of it in the mean.
-// The largest is at most some 4 times the root mean square, so keys and values are off by 0.9 %, and
-// the sum of three layers' independent errors by 1.6 %, 2^-6.
+// The largest is at most some 4 times the root mean square, so keys and values are off by 0.9 %,
+// and the sum of three layers' independent errors by 1.6 %, 2^-6.
 TEST_P(GoldenTest, EightBitCacheStaysClose) {
   const Golden golden(folder_of(GetParam()));
   LoadedModel m(folder_of(GetParam()));
