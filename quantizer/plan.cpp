@@ -125,7 +125,10 @@ class Planner {
         {*packed_format(bits), min.value_or(MinKind::zero), group, 0, tensors_[index].rows.cols()}};
     if (min) return plan;
     if (bits == 1) plan.bands[0].min_kind = MinKind::f16;  // an integer zero cannot say +-a
-    if (bits == 2) plan.bands[0].min_kind = better_min_kind(index, plan);
+    // The weights' own error is no guide where activations are massive (docs/design.md).
+    if (bits == 2 && !needs_calibration(recipe_)) {
+      plan.bands[0].min_kind = better_min_kind(index, plan);
+    }
     return plan;
   }
 

@@ -100,7 +100,8 @@ struct Plan {
 // Layer matrices and projections follow bits, group, min and mixed; embeddings and head their own
 // widths, with the width's default min and the same groups; vectors become F32, positions and what
 // is asked at 16 bits F16 (BF16 where the source has it). Reads weights where the answer depends on
-// them: `zero` or `midrise` at 2 bits (the lesser squared error over up to 64 panels), and the
+// them: without calibration, `zero` or `midrise` at 2 bits (the lesser squared error over up to 64
+// panels; with it, `zero`), and the
 // columns that `mixed` keeps. Throws bad_request for a rule that no matrix falls under. `path`: the
 // model, for messages.
 Plan make_plan(const Recipe& recipe, const std::vector<ModelTensor>& tensors, bool tied_head,
