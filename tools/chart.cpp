@@ -23,7 +23,8 @@ const char* color_of(const Series& series) {
 // From values to a stretch of the page.
 class Scale {
  public:
-  Scale(const Axis& axis, double from, double to) : log_(axis.logarithmic), from_(from), to_(to) {}
+  Scale(const Axis& axis, double from, double to)
+      : log_(axis.logarithmic), whole_(axis.whole), from_(from), to_(to) {}
 
   bool takes(double value) const { return std::isfinite(value) && (!log_ || value > 0); }
   void add(double value) {
@@ -64,6 +65,7 @@ class Scale {
         break;
       }
     }
+    if (whole_) step = std::max(1.0, std::round(step));
     const double first = std::ceil(low / step);
     for (int i = 0; i < kMostTicks && (first + i) * step <= high; ++i) {
       result.push_back((first + i) * step);
@@ -78,7 +80,7 @@ class Scale {
     values = std::move(kept);
   }
 
-  bool log_, empty_ = true;
+  bool log_, whole_, empty_ = true;
   double from_, to_, low_ = 0, high_ = 0;
 };
 
@@ -95,13 +97,13 @@ void draw_axes(std::string& svg, const Axis& x, const Axis& y, const Scale& to_x
   for (const double tick : to_y.ticks()) {
     fmt::format_to(out,
                    "<line x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\" class=\"grid\"/>"
-                   "<text x=\"{}\" y=\"{:.1f}\" class=\"tick\" text-anchor=\"end\">{:.4g}</text>\n",
+                   "<text x=\"{}\" y=\"{:.1f}\" class=\"tick\" text-anchor=\"end\">{:.6g}</text>\n",
                    kLeft, kWidth - kRight, to_y.at(tick), to_y.at(tick), kLeft - 6,
                    to_y.at(tick) + 4, tick);
   }
   for (const double tick : to_x.ticks()) {
     fmt::format_to(out,
-                   "<text x=\"{:.1f}\" y=\"{}\" class=\"tick\" text-anchor=\"middle\">{:.4g}"
+                   "<text x=\"{:.1f}\" y=\"{}\" class=\"tick\" text-anchor=\"middle\">{:.6g}"
                    "</text>\n",
                    to_x.at(tick), kHeight - kBottom + 16, tick);
   }
@@ -205,7 +207,7 @@ std::string heat_map(const std::string& title, const std::vector<std::string>& r
   for (const auto& row : cells) {
     for (const double value : row) most = std::max(most, value);
   }
-  std::string svg = frame(title, std::max(width, 300.0), height);
+  std::string svg = frame(title, std::max(width, 400.0), height);
   auto out = std::back_inserter(svg);
   for (std::size_t r = 0; r < rows.size(); ++r) {
     const double top = kTop + kCell * static_cast<double>(r);

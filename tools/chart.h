@@ -10,6 +10,7 @@ namespace tenfold {
 struct Axis {
   std::string label;
   bool logarithmic = false;
+  bool whole = false;  // ticks at whole numbers only
 };
 
 struct Series {

@@ -75,9 +75,10 @@ std::string runs_section(const std::vector<ReportRun>& runs) {
   html += "</table>\n";
   if (points.points.empty()) return html;
   return html + "<div class=\"charts\">\n" +
-         xy_chart("Perplexity against true bits", {"bits per weight, all included", false},
-                  {"perplexity", true}, {points}) +
-         xy_chart("Perplexity against file size", {"MiB", false}, {"perplexity", true}, {sizes}) +
+         xy_chart("Perplexity against true bits", {"bits per weight, all included", false, false},
+                  {"perplexity", true, false}, {points}) +
+         xy_chart("Perplexity against file size", {"MiB", false, false},
+                  {"perplexity", true, false}, {sizes}) +
          "</div>\n";
 }
 
@@ -129,7 +130,8 @@ std::string losses_section(const ReportModel& model) {
     first.dashed = true;
     first.color = 1;
     second.name = second_name;
-    return xy_chart(title, {"layer", false}, {"relative square error", true}, {first, second});
+    return xy_chart(title, {"layer", false, true}, {"relative square error", true, false},
+                    {first, second});
   };
   std::string html;
   for (const auto& [pass, pair] : learned) {
