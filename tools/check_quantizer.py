@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Checks the quantizer against an independent implementation in NumPy, on an OPT directory.
 
-Run by hand (needs numpy and a build):
+Run by hand; needs numpy and a build. OPT is a directory of the OPT family with safetensors, the texts
+are any:
 
-  python3 tools/check_quantizer.py --tenfold build/release/tools/tenfold \
-      --model ../shared/models/opt-1m --text ../shared/data/wikitext2/wiki.test.raw \
-      --calib ../shared/data/calibration/c4.txt
+  python3 tools/check_quantizer.py --tenfold build/release/tools/tenfold --model OPT \
+      --text TEXT --calib CALIBRATION_TEXT
 
 1. Rounding to nearest with min-max ranges at 2, 3 and 4 bits, groups of 128: the perplexity of the
    model run in NumPy in float64 against `tenfold eval --activations int8x2` of the file.
