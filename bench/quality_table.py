@@ -76,15 +76,31 @@ class Table:
             self.known[key] = entry
         return self.known[key]
 
+    def quantized(self, flags, measure) -> dict:
+        """What was made with these flags, and what measure(file) finds of it."""
+        with tempfile.TemporaryDirectory(dir=self.results.parent) as folder:
+            file = pathlib.Path(folder, "model.gguf")
+            output, seconds, memory = run([self.tenfold, "quantize", "--quiet", "--json", "-m",
+                                           self.source, "-o", file, *flags])
+            made = json.loads(output.splitlines()[-1])
+            return {"bits": made["bits_per_weight_quantized"], "seconds": seconds,
+                    "memory": memory, "bytes": file.stat().st_size, **measure(file)}
+
+    def perplexity(self, file: pathlib.Path, text: str) -> dict:
+        output, _, _ = run([self.tenfold, "eval", *self.eval_options(file), "--ppl",
+                            self.tests[text], *self.windows])
+        found = json.loads(output)
+        return {text: found["ppl"], "bits_all": found["bits_per_weight"]}
+
+    def eval_options(self, file: pathlib.Path) -> list:
+        return ["--quiet", "--json", "--activations", self.args.activations, "-m", file]
+
     def evaluate(self, file: pathlib.Path) -> dict:
-        options = ["--quiet", "--json", "--activations", self.args.activations, "-m", file]
         result = {}
-        for name, text in self.tests.items():
-            output, _, _ = run([self.tenfold, "eval", *options, "--ppl", text, *self.windows])
-            result[name] = json.loads(output)["ppl"]
-            result["bits_all"] = json.loads(output)["bits_per_weight"]
+        for text in self.tests:
+            result |= self.perplexity(file, text)
         for task in TASKS if self.has_tasks else ():
-            output, _, _ = run([self.tenfold, "eval", *options, "--task",
+            output, _, _ = run([self.tenfold, "eval", *self.eval_options(file), "--task",
                                 self.tasks / f"{task}.jsonl", "--limit", self.args.limit])
             scores = json.loads(output)
             result[task] = scores["acc" if task == "winogrande" else "acc_norm"]
@@ -97,37 +113,17 @@ class Table:
             flags += ["--calib", self.calibration, "--calib-seqs", self.args.calib_seqs,
                       "--calib-len", self.args.calib_len]
 
-        def make() -> dict:
-            with tempfile.TemporaryDirectory(dir=self.results.parent) as folder:
-                file = pathlib.Path(folder, "model.gguf")
-                output, seconds, memory = run([self.tenfold, "quantize", "--quiet", "--json",
-                                               "-m", self.source, "-o", file, *flags])
-                made = json.loads(output.splitlines()[-1])
-                return {"bits": made["bits_per_weight_quantized"], "seconds": seconds,
-                        "memory": memory, "bytes": file.stat().st_size, **self.evaluate(file)}
-
         words = [flag.name if isinstance(flag, pathlib.Path) else str(flag) for flag in flags]
         return self.remember(" ".join([self.args.model, self.args.activations,
                                        *map(str, self.windows), str(self.args.limit), *words]),
-                             make)
+                             lambda: self.quantized(flags, self.evaluate))
 
     def range_row(self, bits: int, group: str, kind: str, span: str) -> dict:
         flags = ["--bits", bits, "--group", group, "--min", kind, "--range", span]
-        text = self.tests["wiki"]
-
-        def make() -> dict:
-            with tempfile.TemporaryDirectory(dir=self.results.parent) as folder:
-                file = pathlib.Path(folder, "model.gguf")
-                output, _, _ = run([self.tenfold, "quantize", "--quiet", "--json", "-m", self.source,
-                                    "-o", file, *flags])
-                found, _, _ = run([self.tenfold, "eval", "--quiet", "--json", "--activations",
-                                   self.args.activations, "-m", file, "--ppl", text,
-                                   *self.windows])
-                return {"bits": json.loads(output)["bits_per_weight_quantized"],
-                        "wiki": json.loads(found)["ppl"]}
-
         return self.remember(" ".join([self.args.model, self.args.activations,
-                                       *map(str, [*self.windows, *flags])]), make)
+                                       *map(str, [*self.windows, *flags])]),
+                             lambda: self.quantized(
+                                 flags, lambda file: self.perplexity(file, "wiki")))
 
     def print_ranges(self) -> None:
         """Rounding to nearest: width x group x range x min, bits over the quantized matrices."""

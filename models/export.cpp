@@ -54,15 +54,6 @@ void write_text(const std::filesystem::path& path, std::string_view text) {
   file.commit();
 }
 
-// Heads within which GGUF keeps the rows as pairs (2i, 2i + 1) and Hugging Face as (i, i + half);
-// 0: both the same.
-std::int64_t interleaved_heads(const Family& family, const DecoderSpec& spec,
-                               std::string_view name) {
-  if (!family.gguf_interleaves_rope) return 0;
-  if (name.find(".attn_q.") != std::string_view::npos) return spec.heads;
-  return name.find(".attn_k.") != std::string_view::npos ? spec.kv_heads : 0;
-}
-
 // The row of GGUF's order that Hugging Face has at `row`.
 std::int64_t gguf_row(std::int64_t row, std::int64_t rows, std::int64_t heads) {
   if (heads == 0) return row;
@@ -76,20 +67,17 @@ std::int64_t gguf_row(std::int64_t row, std::int64_t rows, std::int64_t heads) {
 template <typename Use>
 void for_each_row(const ModelTensor& tensor, std::int64_t heads, Use&& use) {
   const RowReader& rows = tensor.rows;
-  std::vector<float> row(static_cast<std::size_t>(rows.cols()));
-  std::vector<float> scratch(row.size());
   if (tensor.info.is_matrix()) {
+    std::vector<float> row(static_cast<std::size_t>(rows.cols()));
+    std::vector<float> scratch(row.size());
     for (std::int64_t r = 0; r < rows.rows(); ++r) {
       rows.read(gguf_row(r, rows.rows(), heads), row.data(), scratch.data());
       use(row);
     }
     return;
   }
-  std::vector<float> all;
-  for (std::int64_t r = 0; r < rows.rows(); ++r) {
-    rows.read(r, row.data(), scratch.data());
-    all.insert(all.end(), row.begin(), row.end());
-  }
+  std::vector<float> all(static_cast<std::size_t>(rows.rows() * rows.cols()));
+  read_all(rows, all.data());
   const auto count = static_cast<std::int64_t>(all.size());
   std::vector<float> ordered;
   for (std::int64_t i = 0; i < count; ++i) {
@@ -158,7 +146,7 @@ ExportResult export_hugging_face(
   std::uint64_t done = 0;
   std::vector<std::byte> bytes;
   for (const ModelTensor& tensor : tensors) {
-    for_each_row(tensor, interleaved_heads(family, spec, tensor.info.name),
+    for_each_row(tensor, rotated_heads(family, spec, tensor.info.name),
                  [&](const std::vector<float>& row) {
                    bytes.clear();
                    result.clipped += append_values(row, options.type, bytes);

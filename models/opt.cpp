@@ -89,13 +89,13 @@ DecoderSpec from_gguf(const ModelSource& source) {
 }
 
 nlohmann::ordered_json to_config(const DecoderSpec& spec,
-                                 const std::function<bool(std::string_view)>& has) {
+                                 const std::function<bool(std::string_view)>& /*has*/) {
   nlohmann::ordered_json config;
   config["architectures"] = {"OPTForCausalLM"};
   config["model_type"] = "opt";
   config["activation_function"] = "relu";
   config["do_layer_norm_before"] = !spec.post_norm;
-  config["_remove_final_layer_norm"] = !spec.post_norm && !has("output_norm.weight");
+  config["_remove_final_layer_norm"] = !spec.post_norm && !spec.final_norm;
   config["enable_bias"] = true;
   config["layer_norm_elementwise_affine"] = true;
   config["hidden_size"] = spec.dim;

@@ -148,12 +148,22 @@ void RowReader::release() const noexcept {
   for (const auto& part : parts(*weight_.packed)) release_pages(part);
 }
 
+void read_all(const RowReader& rows, float* out) {
+  std::vector<float> scratch(static_cast<std::size_t>(rows.cols()));
+  for (std::int64_t r = 0; r < rows.rows(); ++r) {
+    rows.read(r, out + r * rows.cols(), scratch.data());
+  }
+}
+
+std::int64_t rotated_heads(const Family& family, const DecoderSpec& spec, std::string_view name) {
+  if (!family.gguf_interleaves_rope) return 0;
+  if (name.find(".attn_q.") != std::string_view::npos) return spec.heads;
+  return name.find(".attn_k.") != std::string_view::npos ? spec.kv_heads : 0;
+}
+
 std::int64_t interleave_heads(const Family& family, const DecoderSpec& spec,
                               const ModelSource& source, const std::string& name) {
-  if (!family.gguf_interleaves_rope || source.is_gguf()) return 0;
-  if (name.find(".attn_q.") != std::string::npos) return spec.heads;
-  if (name.find(".attn_k.") != std::string::npos) return spec.kv_heads;
-  return 0;
+  return source.is_gguf() ? 0 : rotated_heads(family, spec, name);
 }
 
 std::vector<ModelTensor> read_tensors(const Family& family, const DecoderSpec& spec,

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/matrix.h"
@@ -64,7 +65,12 @@ class RowReader {
   std::int64_t interleave_heads_, rows_, cols_;
 };
 
-// Heads within which a tensor's rows are permuted in GGUF's order but not in the source's; 0: none.
+// All rows, one after the other: [rows(), cols()].
+void read_all(const RowReader& rows, float* out);
+
+// Heads within which Hugging Face keeps a tensor's rows as (i, i + half) pairs and GGUF as
+// (2i, 2i + 1); 0: both the same. And those whose rows the source has in another order than GGUF.
+std::int64_t rotated_heads(const Family& family, const DecoderSpec& spec, std::string_view name);
 std::int64_t interleave_heads(const Family& family, const DecoderSpec& spec,
                               const ModelSource& source, const std::string& name);
 

@@ -87,10 +87,7 @@ QuantizedMatrix load_matrix(const TensorSource& tensor, Pool&& pool) {
 QuantizedMatrix copy_rows(const RowReader& rows) {
   QuantizedMatrix result;
   result.storage = Buffer(static_cast<std::size_t>(rows.rows() * rows.cols()) * sizeof(float));
-  std::vector<float> scratch(static_cast<std::size_t>(rows.cols()));
-  for (std::int64_t r = 0; r < rows.rows(); ++r) {
-    rows.read(r, result.storage.as<float>() + r * rows.cols(), scratch.data());
-  }
+  read_all(rows, result.storage.as<float>());
   result.view = float_matrix(result.storage.data(), Format::f32, rows.rows(), rows.cols());
   return result;
 }
@@ -129,8 +126,7 @@ class Loader {
     if (!weight) return {};
     std::vector<float> values(static_cast<std::size_t>(size));
     if (const std::int64_t heads = heads_to_interleave(name); heads > 0) {
-      const RowReader rows(*weight, heads);
-      for (std::int64_t r = 0; r < rows.rows(); ++r) rows.read(r, values.data() + r, nullptr);
+      read_all(RowReader(*weight, heads), values.data());
     } else {
       dequantize(weight->tensor->dtype, weight->tensor->data, values);
     }

@@ -28,15 +28,6 @@ std::vector<float> in_order(const std::vector<float>& values,
   return result;
 }
 
-std::vector<float> read_all(const RowReader& source) {
-  std::vector<float> values(static_cast<std::size_t>(source.rows() * source.cols()));
-  std::vector<float> scratch(static_cast<std::size_t>(source.cols()));
-  for (std::int64_t r = 0; r < source.rows(); ++r) {
-    source.read(r, values.data() + r * source.cols(), scratch.data());
-  }
-  return values;
-}
-
 // Of learned grids, when the rows of their matrix are multiplied.
 void scale_grids(MatrixPlan& plan, std::int64_t rows, std::int64_t cols,
                  const std::function<float(std::int64_t)>& factor) {
@@ -79,7 +70,7 @@ CalibratedModel::CalibratedModel(std::shared_ptr<const ModelSource> source, Cali
     std::memcpy(residual_.as<float>() + s * floats, ws_.x.get<float>(floats),
                 floats * sizeof(float));
   }
-  if (!recipe_.omniquant && !recipe_.tune) return;
+  if (!learns(recipe_)) return;
   full_ = stream(resources);
   std::memcpy(full_.data(), residual_.data(), residual_.bytes());
 }
@@ -218,7 +209,8 @@ void CalibratedModel::make_targets(std::int64_t layer, const std::vector<Matrix>
   BlockWeights weights{};
   for (const Matrix& matrix : matrices) {
     const auto role = static_cast<std::size_t>(matrix.role);
-    full[role] = read_all(*matrix.source);
+    full[role].resize(shape_of(model_->spec(), matrix.role).elements());
+    read_all(*matrix.source, full[role].data());
     weights[role] = full[role].data();
   }
   const auto floats = static_cast<std::size_t>(batch_.size() * model_->info().dim);
@@ -355,7 +347,7 @@ LayerLosses CalibratedModel::quantize_layer(std::int64_t i, std::vector<Matrix> 
                                             ThreadPool& pool,
                                             const std::function<void(std::int64_t)>& done) {
   LayerLosses losses;
-  if (recipe_.omniquant || recipe_.tune) make_targets(i, matrices, pool);
+  if (learns(recipe_)) make_targets(i, matrices, pool);
   const bool looks_first =
       recipe_.awq || (recipe_.omniquant && recipe_.range == RangeKind::weighted);
   std::vector<Hessian> hessians;  // of inputs before anything is scaled or rounded
@@ -391,7 +383,7 @@ LayerLosses CalibratedModel::quantize_layer(std::int64_t i, std::vector<Matrix> 
 
 void CalibratedModel::pass_layer(std::int64_t i, const std::vector<Matrix>& matrices,
                                  ThreadPool& pool, const std::function<void()>& restore) {
-  if (recipe_.omniquant || recipe_.tune) make_targets(i, matrices, pool);
+  if (learns(recipe_)) make_targets(i, matrices, pool);
   restore();
   advance(i);
 }

@@ -35,25 +35,20 @@ std::int64_t Calibration::tokens() const noexcept {
 }
 
 std::string calibration_text(const std::string& path) {
-  const MappedFile file(path);
-  const std::string_view all(reinterpret_cast<const char*>(file.bytes().data()),
-                             file.bytes().size());
-  const auto check = [&](std::string_view text) {
-    if (!is_valid_utf8(text)) throw_file_error(path, "is not UTF-8 text");
-  };
-  if (!path.ends_with(".jsonl")) {
-    check(all);
-    return std::string(all);
-  }
   std::string text;
-  for_each_json_line(all, path, [&](const nlohmann::json& json, const std::string& name) {
-    if (!json.is_object() || !json.contains("text") || !json["text"].is_string()) {
-      throw_file_error(name, "is not a JSON object with a \"text\" that is a string");
-    }
-    if (!text.empty()) text += "\n\n";
-    text += json["text"].get_ref<const std::string&>();
-  });
-  check(text);
+  if (path.ends_with(".jsonl")) {
+    for_each_json_line(path, [&](const nlohmann::json& json, const std::string& name) {
+      if (!json.is_object() || !json.contains("text") || !json["text"].is_string()) {
+        throw_file_error(name, "is not a JSON object with a \"text\" that is a string");
+      }
+      if (!text.empty()) text += "\n\n";
+      text += json["text"].get_ref<const std::string&>();
+    });
+  } else {
+    const MappedFile file(path);
+    text.assign(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  }
+  if (!is_valid_utf8(text)) throw_file_error(path, "is not UTF-8 text");
   return text;
 }
 

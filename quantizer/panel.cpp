@@ -26,6 +26,10 @@ std::vector<ColumnGroup> column_groups(const MatrixView& layout) {
   return groups;
 }
 
+int group_bits(const ColumnGroup& group, const MatrixView& layout) noexcept {
+  return format_traits(layout.bands[static_cast<std::size_t>(group.band)].format).bits;
+}
+
 Grid fit_columns(const float* row, const ColumnGroup& group, const MatrixView& layout,
                  RangeKind range, std::span<const float> importance) noexcept {
   const Band& band = layout.bands[static_cast<std::size_t>(group.band)];

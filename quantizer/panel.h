@@ -29,6 +29,7 @@ struct ColumnGroup {
 };
 // Of all bands, from left to right.
 std::vector<ColumnGroup> column_groups(const MatrixView& layout);
+int group_bits(const ColumnGroup& group, const MatrixView& layout) noexcept;
 // The group's grid for one row [cols]. importance: [cols], or empty.
 Grid fit_columns(const float* row, const ColumnGroup& group, const MatrixView& layout,
                  RangeKind range, std::span<const float> importance) noexcept;

@@ -84,6 +84,8 @@ std::string to_json(const Recipe& recipe);
 void read_json(const nlohmann::json& json, const std::string& name, Recipe& recipe);
 // Whether making the model takes a look at how it runs.
 bool needs_calibration(const Recipe& recipe);
+// Whether layers are trained against the full-precision model's.
+bool learns(const Recipe& recipe);
 
 struct TensorPlan {
   std::string name;                  // in the output

@@ -16,8 +16,6 @@ constexpr float kLeastShrink = 0.07f;  // of the range: one outlier must not fix
 constexpr int kRefinements = 3;
 constexpr double kHopeless = 4.0;  // times the best error: no narrower range will do better
 
-float top_code(int bits) { return static_cast<float>((1 << bits) - 1); }
-
 std::uint16_t to_f16(float value) { return f32_to_f16(std::clamp(value, -kMaxF16, kMaxF16)); }
 
 Grid with_scale(float scale) {
@@ -47,11 +45,8 @@ Grid affine_grid(float scale, float min) {
   return grid;
 }
 
-// The scale's inverse, with which codes are computed; 0 for a scale of 0, which has one level.
-float inverse(const Grid& grid) { return grid.scale > 0 ? 1.0f / grid.scale : 0.0f; }
-
-float nearest_code(float weight, const Grid& grid, float inverse_scale, float top) {
-  const float place = std::min(std::max((weight - grid.min) * inverse_scale, 0.0f), top);
+float nearest_code(float weight, const Grid& grid, float inverse, float top) {
+  const float place = std::min(std::max((weight - grid.min) * inverse, 0.0f), top);
   // Not negative and at most 255; lround would keep the compiler from using vectors.
   return static_cast<float>(
       static_cast<std::int32_t>(place + 0.5f));  // NOLINT(bugprone-incorrect-roundings)
@@ -61,11 +56,11 @@ float nearest_code(float weight, const Grid& grid, float inverse_scale, float to
 double squared_error(std::span<const float> weights, std::span<const float> importance,
                      const Grid& grid, int bits) {
   constexpr std::size_t kLanes = 8;
-  const float inverse_scale = inverse(grid);
+  const float inverse = inverse_scale(grid);
   const float top = top_code(bits);
   float sums[kLanes] = {};
   const auto square = [&](std::size_t i) {
-    const float code = nearest_code(weights[i], grid, inverse_scale, top);
+    const float code = nearest_code(weights[i], grid, inverse, top);
     const float error = weights[i] - (grid.scale * code + grid.min);
     return error * error;
   };
@@ -187,14 +182,14 @@ class GroupFit {
   }
 
   Moments moments(const Grid& grid) const {
-    const float inverse_scale = inverse(grid);
+    const float inverse = inverse_scale(grid);
     float origin = 0;
     if (kind_.min_kind == MinKind::zero) origin = static_cast<float>(grid.min_bits);
     if (kind_.min_kind == MinKind::midrise) origin = top_ * 0.5f;
     Moments m;
     for (std::size_t i = 0; i < weights_.size(); ++i) {
       const auto level =
-          static_cast<double>(nearest_code(weights_[i], grid, inverse_scale, top_) - origin);
+          static_cast<double>(nearest_code(weights_[i], grid, inverse, top_) - origin);
       const auto w = static_cast<double>(weights_[i]);
       const double counts = importance_of(i);
       m.n += counts;
@@ -238,6 +233,10 @@ class GroupFit {
 
 }  // namespace
 
+float top_code(int bits) noexcept { return static_cast<float>((1 << bits) - 1); }
+
+float inverse_scale(const Grid& grid) noexcept { return grid.scale > 0 ? 1.0f / grid.scale : 0.0f; }
+
 std::string_view name_of(RangeKind range) noexcept {
   return kRangeNames[static_cast<std::size_t>(range)];
 }
@@ -263,17 +262,17 @@ Grid fit_group(std::span<const float> weights, const GridKind& kind,
 }
 
 float nearest_value(float weight, const Grid& grid, int bits, std::uint8_t& code) noexcept {
-  const float nearest = nearest_code(weight, grid, inverse(grid), top_code(bits));
+  const float nearest = nearest_code(weight, grid, inverse_scale(grid), top_code(bits));
   code = static_cast<std::uint8_t>(nearest);
   return grid.scale * nearest + grid.min;
 }
 
 void encode_group(std::span<const float> weights, const Grid& grid, int bits,
                   std::uint8_t* codes) noexcept {
-  const float inverse_scale = inverse(grid);
+  const float inverse = inverse_scale(grid);
   const float top = top_code(bits);
   for (std::size_t i = 0; i < weights.size(); ++i) {
-    codes[i] = static_cast<std::uint8_t>(nearest_code(weights[i], grid, inverse_scale, top));
+    codes[i] = static_cast<std::uint8_t>(nearest_code(weights[i], grid, inverse, top));
   }
 }
 

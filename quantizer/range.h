@@ -46,6 +46,9 @@ Grid make_grid(float scale, float min, int bits, MinKind kind) noexcept;
 Grid fit_group(std::span<const float> weights, const GridKind& kind,
                std::span<const float> importance = {}) noexcept;
 float nearest_value(float weight, const Grid& grid, int bits, std::uint8_t& code) noexcept;
+float top_code(int bits) noexcept;
+// The scale's inverse, with which codes are computed; 0 for a scale of 0, which has one level.
+float inverse_scale(const Grid& grid) noexcept;
 // The nearest code of each weight.
 void encode_group(std::span<const float> weights, const Grid& grid, int bits,
                   std::uint8_t* codes) noexcept;

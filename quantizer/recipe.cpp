@@ -38,7 +38,7 @@ void check_share(const char* what, double share) {
 
 std::string calibrated_pass(const Recipe& recipe) {
   if (recipe.method == Method::gptq) return "gptq";
-  if (recipe.omniquant || recipe.tune) return recipe.omniquant ? "omniquant" : "tune";
+  if (learns(recipe)) return recipe.omniquant ? "omniquant" : "tune";
   return recipe.awq ? "awq" : "a weighted range";
 }
 
@@ -252,8 +252,10 @@ void set_passes(Recipe& recipe, const std::vector<std::string>& passes) {
   recipe.tune = seen[4];
 }
 
+bool learns(const Recipe& recipe) { return recipe.omniquant || recipe.tune; }
+
 bool needs_calibration(const Recipe& recipe) {
-  return recipe.method != Method::rtn || recipe.awq || recipe.omniquant || recipe.tune ||
+  return recipe.method != Method::rtn || recipe.awq || learns(recipe) ||
          recipe.range == RangeKind::weighted;
 }
 
@@ -268,7 +270,7 @@ std::string to_json(const Recipe& recipe) {
   if (recipe.head_bits) json["head_bits"] = *recipe.head_bits;
   if (recipe.mixed > 0) json["mixed"] = recipe.mixed;
   for (const Rule& rule : recipe.rules) json["rules"].push_back(rule_json(rule));
-  if (recipe.omniquant || recipe.tune) {
+  if (learns(recipe)) {
     json["learning"] = {{"epochs", recipe.learn.epochs},
                         {"rate", recipe.learn.rate},
                         {"scales", recipe.learn.scales},

@@ -6,7 +6,6 @@
 
 #include "kernels/error.h"
 #include "runtime/files/json_file.h"
-#include "runtime/files/mapped_file.h"
 #include "runtime/score.h"
 
 namespace tenfold {
@@ -153,11 +152,8 @@ std::size_t best(std::span<const double> scores) {
 }  // namespace
 
 std::vector<ChoiceItem> read_choice_items(const std::string& path) {
-  const MappedFile file(path);
-  const std::string_view all(reinterpret_cast<const char*>(file.bytes().data()),
-                             file.bytes().size());
   std::vector<ChoiceItem> items;
-  for_each_json_line(all, path, [&](const json& object, const std::string& name) {
+  for_each_json_line(path, [&](const json& object, const std::string& name) {
     items.push_back(to_item(Line(object, name)));
   });
   if (items.empty()) throw_file_error(path, "holds no items");

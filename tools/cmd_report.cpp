@@ -2,7 +2,6 @@
 #include <nlohmann/json.hpp>
 
 #include "runtime/files/json_file.h"
-#include "runtime/files/mapped_file.h"
 #include "runtime/files/output_file.h"
 #include "tools/args.h"
 #include "tools/io.h"
@@ -20,11 +19,8 @@ struct Options {
 };
 
 std::vector<ReportRun> read_runs(const std::string& path) {
-  const MappedFile file(path);
-  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
-                              file.bytes().size());
   std::vector<ReportRun> runs;
-  for_each_json_line(text, path, [&](const nlohmann::json& json, const std::string& name) {
+  for_each_json_line(path, [&](const nlohmann::json& json, const std::string& name) {
     if (!json.is_object()) throw_file_error(name, "is not a JSON object");
     ReportRun& run = runs.emplace_back();
     run.name = report_name(json_string_or(json, "model", "", name));

@@ -64,6 +64,7 @@ void round_scaled(const Sample& sample, std::span<const float> scale, std::span<
     importance[c] = power[from] / (scale[from] * scale[from]);
   }
   const MatrixView layout = layout_of(plan, kPanelRows, sample.cols);
+  const std::vector<ColumnGroup> groups = column_groups(layout);
   std::span<const float> counted;
   if (plan.range == RangeKind::weighted) counted = importance;
   for (int r = 0; r < sample.n_rows; ++r) {
@@ -73,19 +74,14 @@ void round_scaled(const Sample& sample, std::span<const float> scale, std::span<
       const std::size_t from = source_of(c);
       weights[c] = row[from] * scale[from];
     }
-    for (const Band& band : layout.all_bands()) {
-      const int bits = format_traits(band.format).bits;
-      for (std::int64_t begin = band.col_begin; begin < band.col_end; begin += band.group) {
-        const auto first = static_cast<std::size_t>(begin);
-        const auto end = static_cast<std::size_t>(std::min(begin + band.group, band.col_end));
-        const Grid grid =
-            fit_group({weights.data() + first, end - first}, {bits, band.min_kind, plan.range},
-                      counted.empty() ? counted : counted.subspan(first, end - first));
-        for (std::size_t c = first; c < end; ++c) {
-          std::uint8_t code = 0;
-          const std::size_t to = source_of(c);
-          error[to] = (weights[c] - nearest_value(weights[c], grid, bits, code)) / scale[to];
-        }
+    for (const ColumnGroup& group : groups) {
+      const Grid grid = fit_columns(weights.data(), group, layout, plan.range, counted);
+      const int bits = group_bits(group, layout);
+      for (auto c = static_cast<std::size_t>(group.begin); c < static_cast<std::size_t>(group.end);
+           ++c) {
+        std::uint8_t code = 0;
+        const std::size_t to = source_of(c);
+        error[to] = (weights[c] - nearest_value(weights[c], grid, bits, code)) / scale[to];
       }
     }
   }

@@ -19,21 +19,14 @@ struct Rounding {
   bool inside;  // the code was not clamped
 };
 
-float top_code(const ColumnGroup& group, const MatrixView& layout) {
-  const Band& band = layout.bands[static_cast<std::size_t>(group.band)];
-  return static_cast<float>((1 << format_traits(band.format).bits) - 1);
-}
-
-Rounding round_weight(float weight, const Grid& grid, float inverse_scale, float top) {
+Rounding round_weight(float weight, const Grid& grid, float inverse, float top) {
   Rounding result{};
-  result.place = (weight - grid.min) * inverse_scale;
+  result.place = (weight - grid.min) * inverse;
   result.code = static_cast<float>(static_cast<std::int32_t>(
       std::clamp(result.place, 0.0f, top) + 0.5f));  // NOLINT(bugprone-incorrect-roundings)
   result.inside = result.place > -0.5f && result.place < top + 0.5f;
   return result;
 }
-
-float inverse(const Grid& grid) { return grid.scale > 0 ? 1.0f / grid.scale : 0.0f; }
 
 }  // namespace
 
@@ -154,14 +147,13 @@ void LearnedMatrix::rounded(std::span<const float> factor, float* out) const {
         }
         continue;
       }
-      const float inverse_scale = inverse(values);
-      const float top = top_code(groups_[g], layout_);
+      const float inverse = inverse_scale(values);
+      const float top = top_code(group_bits(groups_[g], layout_));
       for (std::int64_t c = groups_[g].begin; c < groups_[g].end; ++c) {
         const auto source = static_cast<std::size_t>(order_[static_cast<std::size_t>(c)]);
         const float f = factor[source];
-        to[source] = (values.scale * round_weight(row[c] * f, values, inverse_scale, top).code +
-                      values.min) /
-                     f;
+        to[source] =
+            (values.scale * round_weight(row[c] * f, values, inverse, top).code + values.min) / f;
       }
     }
   });
@@ -180,8 +172,8 @@ void LearnedMatrix::learn(std::span<const float> factor, const float* gradient,
       const ColumnGroup& group = groups_[g];
       const MinKind kind = layout_.bands[static_cast<std::size_t>(group.band)].min_kind;
       const Grid values = grid(r, g);
-      const float top = top_code(group, layout_);
-      const float inverse_scale = inverse(values);
+      const float top = top_code(group_bits(group, layout_));
+      const float inverse = inverse_scale(values);
       const float middle = kind == MinKind::midrise ? 0.5f * top : 0.0f;
       float d_scale = 0;
       float d_min = 0;
@@ -198,7 +190,7 @@ void LearnedMatrix::learn(std::span<const float> factor, const float* gradient,
           d_min += d;
           continue;
         }
-        const Rounding at_c = round_weight(row[c] * f, values, inverse_scale, top);
+        const Rounding at_c = round_weight(row[c] * f, values, inverse, top);
         d_scale += d / f * (at_c.inside ? at_c.code - at_c.place : at_c.code - middle);
         if (!at_c.inside) d_min += d / f;
         const float value = (values.scale * at_c.code + values.min) / f;

@@ -178,13 +178,16 @@ json read_json_file(const std::filesystem::path& path) {
 }
 
 void for_each_json_line(
-    std::string_view text, std::string_view file,
+    const std::filesystem::path& path,
     const std::function<void(const nlohmann::json&, const std::string& name)>& use) {
+  const MappedFile file(path);
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()),
+                              file.bytes().size());
   std::int64_t number = 0;
   for (std::size_t begin = 0; begin < text.size();) {
     const std::size_t end = std::min(text.find('\n', begin), text.size());
     const std::string_view line = text.substr(begin, end - begin);
-    const std::string name = fmt::format("{}, line {}", file, ++number);
+    const std::string name = fmt::format("{}, line {}", file.path(), ++number);
     if (line.find_first_not_of(" \t\r") != std::string_view::npos) {
       use(parse_json(line, name), name);
     }

@@ -21,7 +21,7 @@ nlohmann::json read_json_file(const std::filesystem::path& path);
 
 // JSON lines: calls use(value, name) for every line that is not blank; name: "FILE, line 3".
 void for_each_json_line(
-    std::string_view text, std::string_view file,
+    const std::filesystem::path& path,
     const std::function<void(const nlohmann::json&, const std::string& name)>& use);
 
 // Required/optional fields with one-sentence errors naming `name`, the key, expected and found.
