@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 . tools/lib.sh
 
 folder=${XDG_CACHE_HOME:-$HOME/.cache}/tenfold/llama.cpp-$llama_cpp_version
-programs=(llama-bench llama-quantize llama-perplexity)
+programs=(llama-bench llama-imatrix llama-quantize llama-perplexity)
 
 fetch() {
   local work

@@ -185,6 +185,7 @@ void Decoder::head(const Batch& batch, Workspace& ws) const {
     ws.backend->linear({&project, 1}, hidden, spec_.dim, rows);
     hidden = narrow;
   }
+  if (!ws.goes_on(LinearInput::head, hidden, rows, spec_.embed_dim)) return;
   float* logits = sized(ws.logits, rows, spec_.vocab);
   const Linear head =
       spec_.tied_head ? product(weights_.token_embedding, logits) : product(weights_.head, logits);

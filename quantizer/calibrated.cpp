@@ -102,14 +102,17 @@ std::int64_t CalibratedModel::input_cols(LinearInput input) const {
       return spec.heads * spec.head_dim;
     case LinearInput::down:
       return spec.ffn;
+    case LinearInput::head:
+      return spec.embed_dim;
     default:
       return spec.dim;
   }
 }
 
-CalibratedModel::Observed CalibratedModel::observe(std::int64_t layer, LinearInput input) {
+CalibratedModel::Observed CalibratedModel::observe(LinearInput input,
+                                                   const std::function<void()>& run) {
   Observed observed;
-  if (uses_hessian()) observed.hessian.emplace(input_cols(input));
+  if (looks_at_inputs(recipe_)) observed.hessian.emplace(input_cols(input));
   const std::size_t all = calibration_.sequences.size();
   const std::size_t first_held_out = std::min(trained(), all - 1);
   std::size_t sequence = 0;
@@ -124,7 +127,7 @@ CalibratedModel::Observed CalibratedModel::observe(std::int64_t layer, LinearInp
   };
   for (; sequence < all; ++sequence) {
     load_sequence(sequence);
-    model_->layer(layer, batch_, kv_, ws_);
+    run();
   }
   ws_.input_tap = {};
   if (observed.hessian) observed.hessian->require_finite();
@@ -313,9 +316,30 @@ void CalibratedModel::advance(std::int64_t layer) {
   }
 }
 
-QuantizedMatrix CalibratedModel::realize_matrix(const Matrix& matrix, const Observed& observed,
+QuantizedMatrix CalibratedModel::realize_matrix(const Weights& matrix, const Observed& observed,
                                                 MatrixLoss& loss, ThreadPool& pool,
                                                 const std::function<void(std::int64_t)>& done) {
+  // Grids that were learned are of the kind the plan names.
+  if (!matrix.plan.open_min || !matrix.plan.grids.empty()) {
+    return realize_plan(matrix, observed, loss, pool, done);
+  }
+  std::optional<QuantizedMatrix> best;
+  for (const MinKind kind : {MinKind::zero, MinKind::midrise}) {
+    Weights tried = matrix;
+    tried.plan.bands.back().min_kind = kind;
+    MatrixLoss lost;
+    QuantizedMatrix made = realize_plan(tried, observed, lost, pool, done);
+    if (best && lost.chosen >= loss.chosen) continue;
+    best = std::move(made);
+    loss = lost;
+    loss.min = kind;
+  }
+  return *std::move(best);
+}
+
+QuantizedMatrix CalibratedModel::realize_plan(const Weights& matrix, const Observed& observed,
+                                              MatrixLoss& loss, ThreadPool& pool,
+                                              const std::function<void(std::int64_t)>& done) {
   const MatrixPlan& plan = matrix.plan;
   const auto loss_of = [&](const QuantizedMatrix& made) {
     return relative_loss(*matrix.source, plan, made.view, observed.held_out, *ws_.backend,
@@ -357,18 +381,18 @@ LayerLosses CalibratedModel::quantize_layer(std::int64_t i, std::vector<Matrix> 
   hessians.clear();
   std::int64_t weights = 0;
   for (const LinearInput input : kInputs) {
-    const Observed observed = observe(i, input);
+    const Observed observed = observe(input, [&] { model_->layer(i, batch_, kv_, ws_); });
     gptq_.reset();
     // All are made from the inputs as they are now, then replaced.
     std::vector<std::pair<LayerMatrix, QuantizedMatrix>> made;
     for (const Matrix& matrix : matrices) {
       if (matrix.input() != input) continue;
-      MatrixLoss& loss = losses.matrices.emplace_back();
-      loss.role = matrix.role;
+      MatrixLoss loss;
       made.emplace_back(matrix.role,
                         realize_matrix(matrix, observed, loss, pool, [&](std::int64_t rows) {
                           done(weights + rows * matrix.source->cols());
                         }));
+      losses.matrices.emplace_back(matrix.role, loss);
       weights += matrix.source->rows() * matrix.source->cols();
       matrix.source->release();
     }
@@ -379,6 +403,20 @@ LayerLosses CalibratedModel::quantize_layer(std::int64_t i, std::vector<Matrix> 
   if (recipe_.tune) tune(i, matrices, losses, pool);
   advance(i);
   return losses;
+}
+
+CalibratedModel::Head CalibratedModel::quantize_head(
+    const Weights& head, ThreadPool& pool, const std::function<void(std::int64_t)>& done) {
+  for (std::int64_t t = 0; t < batch_.size(); ++t) {
+    batch_.logit_rows.push_back(static_cast<std::int32_t>(t));
+  }
+  const Observed observed = observe(LinearInput::head, [&] { model_->head(batch_, ws_); });
+  gptq_.reset();
+  Head made;
+  made.weight = realize_matrix(head, observed, made.loss, pool,
+                               [&](std::int64_t rows) { done(rows * head.source->cols()); });
+  head.source->release();
+  return made;
 }
 
 void CalibratedModel::pass_layer(std::int64_t i, const std::vector<Matrix>& matrices,

@@ -1,8 +1,8 @@
 #pragma once
 // Layer by layer through a model on calibration text, with all matrices of the layers before
 // already quantized ("true-sequential"): inputs come from the engine's own forward pass and packed
-// kernels. Embeddings are the source's. The last eighth of the sequences is held out: nothing is
-// fitted to it, and losses are measured on it.
+// kernels. Embeddings are the source's; a head of less than 8 bits comes last. The last eighth of
+// the sequences is held out: nothing is fitted to it, and losses are measured on it.
 //
 // Memory beside the source's mapping: the residual stream of all tokens, 4 bytes a channel (twice
 // where layers learn), in a mapped file where that is more than 256 MiB; for the n inputs and m
@@ -47,15 +47,25 @@ class CalibratedModel {
 
   // Quantizes the matrices of layer i, which must be the next one, and moves on to its outputs.
   // done(weights) now and then, may throw.
-  struct Matrix {
+  struct Weights {
     std::string name;  // for errors
-    LayerMatrix role;
     const RowReader* source;
     MatrixPlan plan;
+  };
+  struct Matrix : Weights {
+    LayerMatrix role;
     LinearInput input() const { return input_of(role); }
   };
   LayerLosses quantize_layer(std::int64_t i, std::vector<Matrix> matrices, ThreadPool& pool,
                              const std::function<void(std::int64_t)>& done);
+
+  // The head, or the embedding tied to it, from the outputs of all layers.
+  struct Head {
+    QuantizedMatrix weight;
+    MatrixLoss loss;
+  };
+  Head quantize_head(const Weights& head, ThreadPool& pool,
+                     const std::function<void(std::int64_t)>& done);
 
   // Moves on over layer i, for which an earlier run made the weights that restore() puts in place
   // of the source's `matrices`.
@@ -76,11 +86,9 @@ class CalibratedModel {
   Buffer stream(const Resources& resources) const;  // of all tokens
   std::size_t trained() const noexcept;             // sequences that are not held out
   void load_sequence(std::size_t sequence);
-  Observed observe(std::int64_t layer, LinearInput input);
+  // run() takes ws_.x, a sequence after the other, to where `input` is read.
+  Observed observe(LinearInput input, const std::function<void()>& run);
   std::vector<Hessian> observe_all(std::int64_t layer);
-  bool uses_hessian() const noexcept {
-    return recipe_.method == Method::gptq || recipe_.range == RangeKind::weighted;
-  }
   void advance(std::int64_t i);
   void scale_inputs(std::int64_t layer, const std::vector<Hessian>& hessians,
                     std::vector<Matrix>& matrices, LayerLosses& losses, ThreadPool& pool);
@@ -95,8 +103,11 @@ class CalibratedModel {
   void make_targets(std::int64_t layer, const std::vector<Matrix>& matrices, ThreadPool& pool);
   std::int64_t input_cols(LinearInput input) const;
 
-  QuantizedMatrix realize_matrix(const Matrix& matrix, const Observed& observed, MatrixLoss& loss,
+  // The kind of minima, where the plan leaves it open, is the one that loses less.
+  QuantizedMatrix realize_matrix(const Weights& matrix, const Observed& observed, MatrixLoss& loss,
                                  ThreadPool& pool, const std::function<void(std::int64_t)>& done);
+  QuantizedMatrix realize_plan(const Weights& matrix, const Observed& observed, MatrixLoss& loss,
+                               ThreadPool& pool, const std::function<void(std::int64_t)>& done);
 
   Calibration calibration_;
   Recipe recipe_;

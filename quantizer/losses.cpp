@@ -19,11 +19,16 @@ double squares(const std::vector<float>& values) {
 
 }  // namespace
 
+nlohmann::ordered_json to_json(const MatrixLoss& loss) {
+  nlohmann::ordered_json json{{"nearest", loss.nearest}, {"chosen", loss.chosen}};
+  if (loss.min) json["min"] = *min_kind_name(static_cast<std::uint32_t>(*loss.min));
+  return json;
+}
+
 nlohmann::ordered_json to_json(const LayerLosses& losses) {
   nlohmann::ordered_json json;
-  for (const MatrixLoss& matrix : losses.matrices) {
-    json["matrices"][std::string(name_of(matrix.role))] = {{"nearest", matrix.nearest},
-                                                           {"chosen", matrix.chosen}};
+  for (const auto& [role, loss] : losses.matrices) {
+    json["matrices"][std::string(name_of(role))] = to_json(loss);
   }
   for (std::size_t i = 0; i < kLayerInputs; ++i) {
     if (losses.awq_ratio[i]) json["awq_ratio"][kInputNames[i]] = *losses.awq_ratio[i];

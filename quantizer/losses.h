@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -19,18 +20,20 @@
 namespace tenfold {
 
 struct MatrixLoss {
-  LayerMatrix role{};
-  double nearest = 0;  // rounded to nearest
-  double chosen = 0;   // with the codes that were chosen, before their grids are tuned
+  double nearest = 0;          // rounded to nearest
+  double chosen = 0;           // with the codes that were chosen, before their grids are tuned
+  std::optional<MinKind> min;  // chosen, where the plan left it open
 };
 
 struct LayerLosses {
-  std::vector<MatrixLoss> matrices;
+  std::vector<std::pair<LayerMatrix, MatrixLoss>> matrices;
   std::array<std::optional<double>, kLayerInputs> awq_ratio;  // by LinearInput
   // Of the layer's outputs, before and after learning: OmniQuant's ranges, and tuned grids.
   std::optional<std::array<double, 2>> ranges, tuned;
 };
-// {"matrices": {"q": {"nearest", "chosen"}, ...}, "awq_ratio": {"qkv": r, ...},
+// {"nearest", "chosen", "min"}
+nlohmann::ordered_json to_json(const MatrixLoss& loss);
+// {"matrices": {"q": {...}, ...}, "awq_ratio": {"qkv": r, ...},
 //  "ranges": {"before", "after"}, "tuned": {"before", "after"}}; what did not run is absent.
 nlohmann::ordered_json to_json(const LayerLosses& losses);
 

@@ -48,6 +48,7 @@ class Planner {
     const int head = recipe_.head_bits.value_or(tied_head ? embed : kDefaultTableBits);
     if (recipe_.mixed > 0) score_inputs();
     check_rules();
+    const bool calibrated = looks_at_inputs(recipe_) && head < kDefaultTableBits;
     Plan plan;
     plan.split_head = tied_head && head != embed;
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
@@ -68,6 +69,10 @@ class Planner {
         set_bits(second, head);
         plan.tensors.push_back(std::move(second));
       }
+    }
+    for (std::size_t i = 0; calibrated && i < plan.tensors.size(); ++i) {
+      const bool tied = tied_head && !plan.split_head;
+      if (plan.tensors[i].name == (tied ? kEmbedding : kHead)) plan.calibrated_head = i;
     }
     return plan;
   }
@@ -125,9 +130,12 @@ class Planner {
         {*packed_format(bits), min.value_or(MinKind::zero), group, 0, tensors_[index].rows.cols()}};
     if (min) return plan;
     if (bits == 1) plan.bands[0].min_kind = MinKind::f16;  // an integer zero cannot say +-a
+    if (bits != 2) return plan;
     // The weights' own error is no guide where activations are massive (docs/design.md).
-    if (bits == 2 && !needs_calibration(recipe_)) {
+    if (!needs_calibration(recipe_)) {
       plan.bands[0].min_kind = better_min_kind(index, plan);
+    } else {
+      plan.open_min = true;
     }
     return plan;
   }

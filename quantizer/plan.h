@@ -30,6 +30,7 @@ struct MatrixPlan {
   std::vector<BandPlan> bands;      // from column 0 to the last, interior edges multiples of 16
   std::vector<std::int32_t> order;  // the input column of each column; empty: as they are
   RangeKind range = RangeKind::mse;
+  bool open_min = false;  // the last band's: whichever loses less on held-out text
   // What the source's weights are multiplied with first, by input column and by row; empty: 1. The
   // inverse is folded into what comes before and after, so the model computes the same.
   std::vector<float> col_factor, row_factor;
@@ -84,6 +85,8 @@ std::string to_json(const Recipe& recipe);
 void read_json(const nlohmann::json& json, const std::string& name, Recipe& recipe);
 // Whether making the model takes a look at how it runs.
 bool needs_calibration(const Recipe& recipe);
+// Whether codes are chosen by the inputs a matrix meets.
+bool looks_at_inputs(const Recipe& recipe);
 // Whether layers are trained against the full-precision model's.
 bool learns(const Recipe& recipe);
 
@@ -95,17 +98,18 @@ struct TensorPlan {
 };
 
 struct Plan {
-  std::vector<TensorPlan> tensors;  // in file order
-  bool split_head = false;          // embedding and head were tied and are now two
+  std::vector<TensorPlan> tensors;             // in file order
+  bool split_head = false;                     // embedding and head were tied and are now two
+  std::optional<std::size_t> calibrated_head;  // of tensors, made from the activations it meets
 };
 
 // Layer matrices and projections follow bits, group, min and mixed; embeddings and head their own
-// widths, with the width's default min and the same groups; vectors become F32, positions and what
+// widths, with the width's default min and the same groups (a head of less than 8 bits is made like
+// the layers where the recipe looks at inputs); vectors become F32, positions and what
 // is asked at 16 bits F16 (BF16 where the source has it). Reads weights where the answer depends on
 // them: without calibration, `zero` or `midrise` at 2 bits (the lesser squared error over up to 64
-// panels; with it, `zero`), and the
-// columns that `mixed` keeps. Throws bad_request for a rule that no matrix falls under. `path`: the
-// model, for messages.
+// panels; with it, layer matrices leave that open), and the columns that `mixed` keeps. Throws
+// bad_request for a rule that no matrix falls under. `path`: the model, for messages.
 Plan make_plan(const Recipe& recipe, const std::vector<ModelTensor>& tensors, bool tied_head,
                ThreadPool& pool, const std::string& path);
 

@@ -82,7 +82,7 @@ const std::vector<float>& vector_of(LayerWeights& layer, const std::string& name
 
 // Of the passes: another number where they make other layers of the same recipe, so that nobody's
 // half-done work is finished by another version.
-constexpr int kAlgorithms = 1;
+constexpr int kAlgorithms = 2;
 
 class Run {
  public:
@@ -105,7 +105,7 @@ class Run {
     }
     for (const ModelTensor& tensor : tensors_) total_ += elements_of(tensor);
     report(0);
-    const Plan plan = make_plan(options_.recipe, tensors_, spec_.tied_head, pool_, source_->path());
+    Plan plan = make_plan(options_.recipe, tensors_, spec_.tied_head, pool_, source_->path());
     QuantizeResult result = measure(plan, tensors_);
     if (!options_.dry_run) {
       check_output(output_, options_.overwrite);
@@ -138,7 +138,7 @@ class Run {
     throw_error(ErrorCode::cancelled, "interrupted; {} was not written", output_.string());
   }
 
-  void write(const Plan& plan, QuantizeResult& result) {
+  void write(Plan& plan, QuantizeResult& result) {
     if (plan.split_head) total_ += elements_of(tensors_[plan.tensors.front().source]);
     GgufMetadata metadata = model_metadata(family_, spec_, *source_);
     metadata.set(std::string(kRecipeKey), to_json(options_.recipe));
@@ -146,7 +146,9 @@ class Run {
       start_calibration();
       metadata.set(std::string(kCalibrationHashKey),
                    fmt::format("{:016x}", calibrated_->calibration().hash));
-      result.losses = make_layers(plan);
+      const std::string losses = make_layers(plan);
+      result = measure(plan, tensors_);
+      result.losses = losses;
       metadata.set(std::string(kLossesKey), result.losses);
       calibrated_.reset();
     }
@@ -155,15 +157,16 @@ class Run {
     GgufWriter writer(output_, options_.overwrite, std::move(metadata), std::move(decls));
     std::uint64_t done = 0;
     std::optional<MappedFile> made;  // the layer at hand, where an earlier step made it
+    std::int64_t opened = -1;
     std::size_t used = 0;
     for (const TensorPlan& tensor : plan.tensors) {
       const RowReader& rows = tensors_[tensor.source].rows;
-      const std::int64_t layer = layer_of(tensor.name);
+      const std::int64_t layer = step_of(plan, tensor);
       if (checkpoint_ && layer >= 0) {
-        if (layer != layer_) {
+        if (layer != opened) {
           made = checkpoint_->layer(layer);
           used = 0;
-          layer_ = layer;
+          opened = layer;
         }
         for (const std::size_t size : part_sizes(tensor)) {
           if (!made || made->bytes().size() - used < size) {
@@ -186,25 +189,72 @@ class Run {
   }
 
   // Makes every layer and leaves it in the checkpoint's folder. Returns what became of them, JSON.
-  std::string make_layers(const Plan& plan) {
+  std::string make_layers(Plan& plan) {
     nlohmann::ordered_json losses = nlohmann::ordered_json::array();
     std::uint64_t done = 0;
-    for (layer_ = 0; layer_ < spec_.layers; ++layer_) {
-      if (!restore_layer(plan, layer_)) {
-        const nlohmann::ordered_json made = to_json(quantize_layer(plan, layer_, done));
-        checkpoint_->save(layer_, layer_parts(plan, layer_), made.dump());
+    for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
+      if (!restore_layer(plan, layer)) {
+        const nlohmann::ordered_json made = to_json(quantize_layer(plan, layer, done));
+        checkpoint_->save(layer, layer_parts(plan, layer), made.dump());
+        settle(plan, layer);
       }
       ++finished_layers_;
-      const std::string name =
-          fmt::format("{}: layer-{}.json", checkpoint_->folder().string(), layer_);
-      losses.push_back(nlohmann::ordered_json(parse_json(checkpoint_->note(layer_), name)));
-      calibrated_->layer_weights(layer_) = {};
+      losses.push_back(note(layer));
+      calibrated_->layer_weights(layer) = {};
       for (const TensorPlan& tensor : plan.tensors) {
-        if (layer_of(tensor.name) == layer_) done += elements_of(tensors_[tensor.source]);
+        if (layer_of(tensor.name) == layer) done += elements_of(tensors_[tensor.source]);
       }
       report(done);
     }
+    if (plan.calibrated_head) {
+      make_head(plan, done);
+      losses.push_back({{"head", note(spec_.layers)}});
+    }
     return losses.dump();
+  }
+
+  // Kept as one more layer.
+  void make_head(Plan& plan, std::uint64_t before) {
+    TensorPlan& tensor = plan.tensors[*plan.calibrated_head];
+    if (!checkpoint_->layer(spec_.layers)) {
+      const CalibratedModel::Head head = calibrated_->quantize_head(
+          weights_of(tensor), pool_,
+          [&](std::int64_t weights) { report(before + static_cast<std::uint64_t>(weights)); });
+      checkpoint_->save(spec_.layers, parts(head.weight.view), to_json(head.loss).dump());
+    }
+    settle(*tensor.matrix, note(spec_.layers));
+  }
+
+  // The layer a tensor is made with; -1 where it is made by itself.
+  std::int64_t step_of(const Plan& plan, const TensorPlan& tensor) const {
+    const bool head = plan.calibrated_head && &tensor == &plan.tensors[*plan.calibrated_head];
+    return head ? spec_.layers : layer_of(tensor.name);
+  }
+
+  nlohmann::ordered_json note(std::int64_t layer) const {
+    const std::string name =
+        fmt::format("{}: layer-{}.json", checkpoint_->folder().string(), layer);
+    return nlohmann::ordered_json(parse_json(checkpoint_->note(layer), name));
+  }
+
+  // Puts into the plan what making the layer decided.
+  void settle(Plan& plan, std::int64_t layer) const {
+    const nlohmann::ordered_json made = note(layer);
+    for (TensorPlan& tensor : plan.tensors) {
+      if (!tensor.matrix || layer_of(tensor.name) != layer) continue;
+      settle(*tensor.matrix,
+             made.at("matrices").at(std::string(name_of(layer_matrix(tensor.name)))));
+    }
+  }
+
+  void settle(MatrixPlan& plan, const nlohmann::ordered_json& made) const {
+    if (!made.contains("min")) return;
+    const std::string& name = made["min"].get_ref<const std::string&>();
+    const std::optional<MinKind> kind = parse_min_kind(name);
+    if (!kind) {
+      throw_file_error(checkpoint_->folder().string(), "unknown min \"{}\" of a matrix", name);
+    }
+    plan.bands.back().min_kind = *kind;
   }
 
   // Bytes of what the file holds of a tensor, in order.
@@ -280,9 +330,10 @@ class Run {
   }
 
   // false where no earlier run finished the layer.
-  bool restore_layer(const Plan& plan, std::int64_t layer) {
+  bool restore_layer(Plan& plan, std::int64_t layer) {
     const std::optional<MappedFile> saved = checkpoint_->layer(layer);
     if (!saved) return false;
+    settle(plan, layer);
     calibrated_->pass_layer(layer, layer_matrices(plan, layer), pool_,
                             [&] { read_layer(plan, layer, *saved); });
     return true;
@@ -314,11 +365,14 @@ class Run {
     std::vector<CalibratedModel::Matrix> matrices;
     for (const TensorPlan& tensor : plan.tensors) {
       if (!tensor.matrix || layer_of(tensor.name) != layer) continue;
-      matrices.push_back({fmt::format("{}: tensor \"{}\"", source_->path(), tensor.name),
-                          layer_matrix(tensor.name), &tensors_[tensor.source].rows,
-                          *tensor.matrix});
+      matrices.push_back({weights_of(tensor), layer_matrix(tensor.name)});
     }
     return matrices;
+  }
+
+  CalibratedModel::Weights weights_of(const TensorPlan& tensor) const {
+    return {fmt::format("{}: tensor \"{}\"", source_->path(), tensor.name),
+            &tensors_[tensor.source].rows, *tensor.matrix};
   }
 
   LayerLosses quantize_layer(const Plan& plan, std::int64_t layer, std::uint64_t before) {
@@ -351,7 +405,6 @@ class Run {
   std::unique_ptr<CalibratedModel> calibrated_;  // of methods that look at activations
   std::optional<Checkpoint> checkpoint_;         // of those
   std::int64_t finished_layers_ = 0;
-  std::int64_t layer_ = -1;  // being made, or written
 };
 
 }  // namespace

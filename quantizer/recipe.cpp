@@ -254,9 +254,12 @@ void set_passes(Recipe& recipe, const std::vector<std::string>& passes) {
 
 bool learns(const Recipe& recipe) { return recipe.omniquant || recipe.tune; }
 
+bool looks_at_inputs(const Recipe& recipe) {
+  return recipe.method == Method::gptq || recipe.range == RangeKind::weighted;
+}
+
 bool needs_calibration(const Recipe& recipe) {
-  return recipe.method != Method::rtn || recipe.awq || learns(recipe) ||
-         recipe.range == RangeKind::weighted;
+  return looks_at_inputs(recipe) || recipe.awq || learns(recipe);
 }
 
 std::string to_json(const Recipe& recipe) {

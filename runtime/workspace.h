@@ -12,9 +12,9 @@
 
 namespace tenfold {
 
-// The inputs of a layer's products.
-enum class LinearInput { qkv, attn_output, mlp, down };
-// Sees an input [tokens, cols] before its products run; false ends the layer there.
+// The inputs of a layer's products, and of the head.
+enum class LinearInput { qkv, attn_output, mlp, down, head };
+// Sees an input [tokens, cols] before its products run; false ends the layer (or the head) there.
 using InputTap =
     std::function<bool(LinearInput, const float* x, std::int64_t tokens, std::int64_t cols)>;
 

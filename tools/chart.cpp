@@ -129,7 +129,7 @@ void draw_series(std::string& svg, const Series& series, const Scale& to_x, cons
                    "{:.5g}</title></circle>\n",
                    to_x.at(px), to_y.at(py), series.line ? 2 : 4, color_of(series),
                    label.empty() ? escape_html(series.name) : label, px, py);
-    if (!label.empty()) {
+    if (!label.empty() && series.labels_shown) {
       const bool left = to_x.at(px) > 0.7 * kWidth;
       fmt::format_to(out,
                      "<text x=\"{:.1f}\" y=\"{:.1f}\" class=\"tick\" text-anchor=\"{}\">{}"

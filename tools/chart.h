@@ -20,6 +20,7 @@ struct Series {
   bool dashed = false;
   int color = 0;
   std::vector<std::string> labels;  // of the points; may be empty
+  bool labels_shown = true;         // or only where one points at them
 };
 
 std::string escape_html(std::string_view text);

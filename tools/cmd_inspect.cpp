@@ -102,6 +102,7 @@ std::string losses_text(const nlohmann::json& losses) {
       const std::string role(name_of(static_cast<LayerMatrix>(i)));
       add(role, matrices.value(role, nlohmann::json()), "nearest", "chosen");
     }
+    add("head", layer.value("head", nlohmann::json()), "nearest", "chosen");
     for (const char* pass : {"ranges", "tuned"}) {
       add(pass, layer.value(pass, nlohmann::json()), "before", "after");
     }

@@ -24,6 +24,7 @@ std::vector<ReportRun> read_runs(const std::string& path) {
     if (!json.is_object()) throw_file_error(name, "is not a JSON object");
     ReportRun& run = runs.emplace_back();
     run.name = report_name(json_string_or(json, "model", "", name));
+    run.series = json_string_or(json, "series", "", name);
     run.bits_per_weight = json_number_or(json, "bits_per_weight", 0, name);
     run.perplexity = json_number_or(json, "ppl", 0, name);
     run.seconds = json_number_or(json, "seconds", 0, name);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <iterator>
 #include <map>
 
@@ -48,6 +49,33 @@ double number_of(const nlohmann::json& json, const char* key) {
   return json.is_object() && found != json.end() && found->is_number() ? found->get<double>() : 0.0;
 }
 
+// For each series the runs that nothing smaller of it beats, joined, and all others.
+std::vector<Series> frontiers(std::vector<ReportRun> runs,
+                              const std::function<double(const ReportRun&)>& size) {
+  std::stable_sort(runs.begin(), runs.end(), [&](const ReportRun& a, const ReportRun& b) {
+    return std::pair(size(a), a.perplexity) < std::pair(size(b), b.perplexity);
+  });
+  std::map<std::string, std::pair<Series, Series>> by_name;
+  for (const ReportRun& run : runs) {
+    if (run.perplexity <= 0 || size(run) <= 0) continue;
+    auto& [best, others] = by_name[run.series];
+    const bool better = best.points.empty() || run.perplexity < best.points.back().second;
+    Series& series = better ? best : others;
+    series.points.emplace_back(size(run), run.perplexity);
+    series.labels.push_back(run.name);
+  }
+  std::vector<Series> all;
+  for (auto& [name, pair] : by_name) {
+    auto& [best, others] = pair;
+    best.name = name;
+    others.line = others.labels_shown = false;
+    best.color = others.color = static_cast<int>(all.size() / 2);
+    all.push_back(std::move(best));
+    all.push_back(std::move(others));
+  }
+  return all;
+}
+
 std::string runs_section(const std::vector<ReportRun>& runs) {
   std::string html =
       "<h2>Models compared</h2>\n<table><tr><th>model</th><th>bits per weight</th><th>file</th>"
@@ -55,9 +83,7 @@ std::string runs_section(const std::vector<ReportRun>& runs) {
   const auto cell = [&](bool known, const std::string& text) {
     html += "<td class=\"number\">" + (known ? text : "") + "</td>";
   };
-  Series points;
-  Series sizes;
-  points.line = sizes.line = false;
+  bool measured = false;
   for (const ReportRun& run : runs) {
     html += "<tr><td>" + escape_html(run.name) + "</td>";
     cell(run.bits_per_weight > 0, fmt::format("{:.3f}", run.bits_per_weight));
@@ -66,19 +92,19 @@ std::string runs_section(const std::vector<ReportRun>& runs) {
     cell(run.seconds > 0, fmt::format("{:.0f}", run.seconds));
     cell(run.peak_bytes > 0, megabytes(run.peak_bytes));
     html += "</tr>\n";
-    if (run.perplexity <= 0) continue;
-    points.points.emplace_back(run.bits_per_weight, run.perplexity);
-    points.labels.push_back(run.name);
-    sizes.points.emplace_back(static_cast<double>(run.file_bytes) / (1 << 20), run.perplexity);
-    sizes.labels.push_back(run.name);
+    measured = measured || run.perplexity > 0;
   }
   html += "</table>\n";
-  if (points.points.empty()) return html;
+  if (!measured) return html;
+  const auto bits = [](const ReportRun& run) { return run.bits_per_weight; };
+  const auto size = [](const ReportRun& run) {
+    return static_cast<double>(run.file_bytes) / (1 << 20);
+  };
   return html + "<div class=\"charts\">\n" +
          xy_chart("Perplexity against true bits", {"bits per weight, all included", false, false},
-                  {"perplexity", true, false}, {points}) +
+                  {"perplexity", true, false}, frontiers(runs, bits)) +
          xy_chart("Perplexity against file size", {"MiB", false, false},
-                  {"perplexity", true, false}, {sizes}) +
+                  {"perplexity", true, false}, frontiers(runs, size)) +
          "</div>\n";
 }
 
@@ -186,6 +212,13 @@ ReportModel report_model(const ModelSource& source) {
   }
   if (const std::string* losses = metadata.get_string(kLossesKey)) {
     model.losses = parse_json(*losses, fmt::format("{}: key {}", source.path(), kLossesKey));
+  }
+  if (model.losses.is_array() && !model.losses.empty() && model.losses.back().is_object() &&
+      model.losses.back().contains("head")) {
+    const nlohmann::json& head = model.losses.back()["head"];
+    model.facts.emplace_back("error of the head",
+                             fmt::format("{:.5f} to nearest, {:.5f} as chosen",
+                                         number_of(head, "nearest"), number_of(head, "chosen")));
   }
   for (const StoredMatrix& matrix : source.matrices()) {
     const std::int64_t layer = layer_of(matrix.name);

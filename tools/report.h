@@ -16,6 +16,7 @@ namespace tenfold {
 // A model among those compared. NaN-free; 0 where a figure is not known.
 struct ReportRun {
   std::string name;
+  std::string series;  // who made it, where several did; may be empty
   double bits_per_weight = 0;
   std::uint64_t file_bytes = 0;
   double perplexity = 0;

@@ -191,6 +191,56 @@ TEST(QuantizeCommand, CalibratesAndTellsAboutIt) {
                   "exists already");
 }
 
+// Killed again and again at other moments, without a chance to save anything.
+TEST(QuantizeCommand, ResumesAfterKills) {
+  const ScratchFolder folder;
+  std::string prose;
+  for (int i = 0; i < 300; ++i) prose += "House " + std::to_string(i * 7919 % 1000) + " sleeps. ";
+  std::vector<std::string> command = {"quantize",
+                                      "--quiet",
+                                      "-m",
+                                      tiny_model(folder, "llama-gqa-rope3-tied"),
+                                      "--calib",
+                                      "",
+                                      "--calib-seqs",
+                                      "16",
+                                      "--calib-len",
+                                      "64",
+                                      "--bits",
+                                      "2",
+                                      "--embed-bits",
+                                      "3",
+                                      "--group",
+                                      "32",
+                                      "--passes",
+                                      "awq,omniquant,gptq,tune",
+                                      "--epochs",
+                                      "3",
+                                      "-o"};
+  command[5] = folder.write("prose.txt", prose);
+  const auto with = [&](std::vector<std::string> more) {
+    std::vector<std::string> whole = command;
+    whole.insert(whole.end(), more.begin(), more.end());
+    return whole;
+  };
+  run_ok(with({folder / "whole.gguf"}));
+  const std::string output = folder / "parts.gguf";
+  int kills = 0;
+  for (double delay = 0.03;; delay *= 1.2) {
+    std::vector<std::string> killed = {"timeout", "-s", "KILL", std::to_string(delay),
+                                       TENFOLD_BINARY};
+    const auto rest = with({output, "--resume"});
+    killed.insert(killed.end(), rest.begin(), rest.end());
+    const ProcessResult result = run_process(killed);
+    if (result.exit_code == 0) break;
+    ASSERT_EQ(result.exit_code, 137) << result.err;
+    EXPECT_FALSE(std::filesystem::exists(output));
+    ++kills;
+  }
+  EXPECT_GT(kills, 2);
+  EXPECT_TRUE(read_file(output) == read_file(folder / "whole.gguf"));
+}
+
 // Q4_1 and Q8_0 of the source are the very grids of this recipe.
 TEST(QuantizeCommand, SmolLM2LosslesslyAndSmall) {
 #ifdef __SANITIZE_THREAD__

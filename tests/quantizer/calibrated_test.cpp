@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "quantizer/quantize.h"
@@ -123,6 +125,7 @@ TEST_P(CalibratedOf, EveryPassLowersItsLoss) {
   int better = 0;
   int scaled = 0;
   for (const nlohmann::json& layer : losses) {
+    ASSERT_TRUE(layer.contains("matrices"));
     for (const auto& [role, loss] : layer["matrices"].items()) {
       EXPECT_LE(loss["chosen"], loss["nearest"]) << role;
       better += loss["chosen"] < loss["nearest"] ? 1 : 0;
@@ -149,6 +152,61 @@ TEST_P(CalibratedOf, MixedLayoutsGoThroughEveryPass) {
   Recipe plain = mixed;
   set_passes(plain, {"rtn"});
   EXPECT_LT(made, divergence_of(make("plain.gguf", plain)));
+}
+
+// A head of few bits is made last, from what it meets: tied, the embedding too.
+TEST_P(CalibratedOf, HeadOfFewBitsIsMadeFromWhatItMeets) {
+  Recipe rtn = recipe(Method::rtn);
+  rtn.embed_bits = rtn.head_bits = 3;
+  Recipe gptq = rtn;
+  gptq.method = Method::gptq;
+  const auto path = make("gptq.gguf", gptq);
+  const nlohmann::json losses = nlohmann::json::parse(losses_);
+  const nlohmann::json& head = losses.back().at("head");
+  EXPECT_LT(head["chosen"], head["nearest"]);
+  EXPECT_LT(divergence_of(path), divergence_of(make("rtn.gguf", rtn)));
+  gptq.head_bits = 8;
+  make("split.gguf", gptq);
+  EXPECT_FALSE(nlohmann::json::parse(losses_).back().contains("head"));
+}
+
+// At 2 bits zero or midrise, whichever loses less on held-out text. The first layer's q, k and v
+// are the first to be made, so they meet the same inputs in all runs.
+TEST_P(CalibratedOf, MinimaOfTwoBitsAreTheBetterOnes) {
+  Recipe gptq = recipe(Method::gptq);
+  gptq.bits = gptq.embed_bits.emplace(2);
+  const auto made = [&](std::optional<MinKind> min) {
+    gptq.min = min;
+    const auto path = make("made.gguf", gptq);
+    const ModelSource source(path);
+    std::map<std::string, std::string> layouts;
+    for (const StoredMatrix& matrix : source.matrices()) {
+      layouts[matrix.name] = layout_text(matrix.view);
+    }
+    std::filesystem::remove(path);
+    return std::pair(nlohmann::json::parse(losses_), layouts);
+  };
+  const auto [open, layouts] = made(std::nullopt);
+  const auto [zero, unused] = made(MinKind::zero);
+  const auto [midrise, unused_too] = made(MinKind::midrise);
+  for (const char* role : {"q", "k", "v"}) {
+    const auto loss = [&](const nlohmann::json& losses) {
+      return losses[0]["matrices"][role]["chosen"].get<double>();
+    };
+    EXPECT_EQ(loss(open), std::min(loss(zero), loss(midrise))) << role;
+  }
+  for (std::size_t layer = 0; layer + 1 < open.size(); ++layer) {
+    for (const auto& [role, loss] : open[layer]["matrices"].items()) {
+      const std::string part = role == "q" || role == "k" || role == "v" || role == "output"
+                                   ? "attn_" + role
+                                   : "ffn_" + role;
+      const std::string name = "blk." + std::to_string(layer) + "." + part + ".weight";
+      EXPECT_EQ(layouts.at(name), "q2 g32 " + loss["min"].get<std::string>()) << name;
+    }
+  }
+  const std::string head = open.back()["head"]["min"];
+  const bool tied = layouts.count("output.weight") == 0;
+  EXPECT_EQ(layouts.at(tied ? "token_embd.weight" : "output.weight"), "q2 g32 " + head);
 }
 
 TEST_F(Calibrated, RulesChooseByMatrixAndLayer) {
@@ -187,6 +245,7 @@ TEST_F(Calibrated, ResumesToTheSameBytes) {
   both.calibration.sequences = 4;
   both.calibration.length = 32;
   both.learn.epochs = 1;
+  both.embed_bits = both.bits = 2;
   const auto whole = read_file(make("whole.gguf", both));
   QuantizeOptions options;
   options.recipe = both;
