@@ -227,8 +227,8 @@ TEST(QuantizeCommand, ResumesAfterKills) {
   const std::string output = folder / "parts.gguf";
   int kills = 0;
   for (double delay = 0.03;; delay *= 1.2) {
-    std::vector<std::string> killed = {"timeout", "-s", "KILL", std::to_string(delay),
-                                       TENFOLD_BINARY};
+    std::vector<std::string> killed = {"/usr/bin/env",        "timeout",     "-s", "KILL",
+                                       std::to_string(delay), TENFOLD_BINARY};
     const auto rest = with({output, "--resume"});
     killed.insert(killed.end(), rest.begin(), rest.end());
     const ProcessResult result = run_process(killed);

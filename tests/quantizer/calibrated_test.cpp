@@ -174,7 +174,8 @@ TEST_P(CalibratedOf, HeadOfFewBitsIsMadeFromWhatItMeets) {
 // are the first to be made, so they meet the same inputs in all runs.
 TEST_P(CalibratedOf, MinimaOfTwoBitsAreTheBetterOnes) {
   Recipe gptq = recipe(Method::gptq);
-  gptq.bits = gptq.embed_bits.emplace(2);
+  gptq.bits = 2;
+  gptq.embed_bits = gptq.head_bits = 2;
   const auto made = [&](std::optional<MinKind> min) {
     gptq.min = min;
     const auto path = make("made.gguf", gptq);
