@@ -1,6 +1,7 @@
 #include "runtime/files/output_file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -46,6 +47,24 @@ int rename_without_replacing(const std::string& from, const std::string& to) {
   return ::rename(from.c_str(), to.c_str());
 }
 
+std::string temporary_prefix(const std::string& path) { return path + ".tmp-"; }
+
+// What a process that was killed left of this output. Whoever still writes holds a lock.
+void remove_leftovers(const std::string& path) {
+  const std::filesystem::path prefix = temporary_prefix(path);
+  const std::filesystem::path folder = prefix.parent_path();
+  std::error_code error;
+  std::filesystem::directory_iterator at(folder.empty() ? "." : folder, error);
+  for (; !error && at != std::filesystem::directory_iterator(); at.increment(error)) {
+    const std::filesystem::path& found = at->path();
+    if (!found.filename().string().starts_with(prefix.filename().string())) continue;
+    const int fd = ::open(found.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) continue;
+    if (::flock(fd, LOCK_EX | LOCK_NB) == 0) ::unlink(found.c_str());
+    ::close(fd);
+  }
+}
+
 }  // namespace
 
 void check_output(const std::filesystem::path& path, bool overwrite) {
@@ -63,13 +82,15 @@ void check_output(const std::filesystem::path& path, bool overwrite) {
 OutputFile::OutputFile(const std::filesystem::path& path, bool overwrite)
     : path_(path.string()), overwrite_(overwrite) {
   check_output(path, overwrite);
+  remove_leftovers(path_);
   buffer_.reserve(kBufferBytes);
   for (int attempt = 0; fd_ < 0; ++attempt) {
-    temporary_ = fmt::format("{}.tmp-{}-{}", path_, ::getpid(), attempt);
+    temporary_ = fmt::format("{}{}-{}", temporary_prefix(path_), ::getpid(), attempt);
     fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd_ < 0 && (errno != EEXIST || attempt == kMaxAttempts))
       fail(path_, "cannot be created", errno);
   }
+  ::flock(fd_, LOCK_EX | LOCK_NB);  // a file system without locks: then leftovers stay too
 }
 
 OutputFile::~OutputFile() {
@@ -103,9 +124,6 @@ void OutputFile::flush() {
 void OutputFile::commit() {
   flush();
   if (::fsync(fd_) != 0) fail(path_, "cannot be written", errno);
-  const int fd = fd_;
-  fd_ = -1;
-  if (::close(fd) != 0) fail(path_, "cannot be written", errno);
   const int renamed = overwrite_ ? ::rename(temporary_.c_str(), path_.c_str())
                                  : rename_without_replacing(temporary_, path_);
   if (renamed != 0) {
@@ -113,6 +131,8 @@ void OutputFile::commit() {
     fail(path_, "cannot be renamed from its temporary name", errno);
   }
   temporary_.clear();
+  ::close(fd_);
+  fd_ = -1;
   sync_folder_of(path_);
 }
 

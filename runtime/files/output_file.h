@@ -1,7 +1,8 @@
 #pragma once
 // A file that is written under a temporary name beside its target, synced, and renamed by
-// commit(); destroyed without commit() it leaves nothing behind. Disk full and the like are
-// ErrorCode::io naming the path and the system's reason. After an Error, only destroy it.
+// commit(); destroyed without commit() it leaves nothing behind. What a killed process left goes
+// when the same output is written again. Disk full and the like are ErrorCode::io naming the path
+// and the system's reason. After an Error, only destroy it.
 // A target that is a symbolic link is replaced itself, as mv does.
 
 #include <cstddef>

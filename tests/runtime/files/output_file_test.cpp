@@ -119,6 +119,23 @@ TEST(OutputFile, TwoWritersOfOneNameDoNotMix) {
   EXPECT_EQ(read_file(folder / "out"), "second");
 }
 
+TEST(OutputFile, RemovesWhatAKilledProcessLeft) {
+  const ScratchFolder folder;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    OutputFile file(folder / "out", false);
+    ::raise(SIGKILL);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(folder.n_entries(), 1u);
+  OutputFile other(folder / "ou", false);
+  EXPECT_EQ(folder.n_entries(), 2u);
+  OutputFile again(folder / "out", false);
+  EXPECT_EQ(folder.n_entries(), 2u);
+}
+
 TEST(OutputFile, RefusesTargetsThatAreNoFile) {
   const ScratchFolder folder;
   const auto message = [&](const std::filesystem::path& path) {
