@@ -20,7 +20,7 @@ import tempfile
 import time
 
 GPTQ = ["--method", "gptq"]
-TUNED = ["--passes", "gptq,tune"]
+TUNED = ["--passes", "gptq,tune", "--epochs", 3]
 
 
 def rule(matrices: str, bits: int, layers=None) -> dict:
@@ -32,7 +32,14 @@ def rule(matrices: str, bits: int, layers=None) -> dict:
 RECIPES = {
     "4 bits g32": ([*GPTQ, "--bits", 4, "--group", 32, "--embed-bits", 4], []),
     "4 bits": ([*GPTQ, "--bits", 4, "--embed-bits", 4], []),
+    "4 bits, 11 gates 3": ([*GPTQ, "--bits", 4, "--embed-bits", 4], [rule("gate", 3, [8, 18])]),
+    "3 bits, down, v and 20 ups 4": ([*GPTQ, "--bits", 3, "--embed-bits", 4],
+                                     [rule("down,v", 4), rule("up", 4, [0, 19])]),
     "3 bits": ([*GPTQ, "--bits", 3, "--embed-bits", 4], []),
+    "3 bits, 12 gates 2": ([*TUNED, "--bits", 3, "--embed-bits", 4], [rule("gate", 2, [9, 20])]),
+    "2 bits, down, up and v 3": ([*TUNED, "--bits", 2, "--embed-bits", 3],
+                                 [rule("down,up,v", 3)]),
+    "2 bits, down and v 3": ([*TUNED, "--bits", 2, "--embed-bits", 3], [rule("down,v", 3)]),
 }
 # Name: type, flags. The default embedding of most types is Q8_0 or Q6_K: 29 MiB of this model.
 PEERS = {
@@ -54,9 +61,6 @@ PEERS = {
     "IQ2_XXS, embedding iq4_nl": ("IQ2_XXS", ["--token-embedding-type", "iq4_nl"]),
     "IQ4_NL, gate q2_0, embedding iq4_nl":
         ("IQ4_NL", ["--token-embedding-type", "iq4_nl", "--tensor-type", "ffn_gate=q2_0"]),
-    "IQ4_NL, gate and up q2_0, embedding iq4_nl":
-        ("IQ4_NL", ["--token-embedding-type", "iq4_nl", "--tensor-type", "ffn_gate=q2_0",
-                    "--tensor-type", "ffn_up=q2_0"]),
     "Q2_0, embedding iq4_nl": ("Q2_0", ["--token-embedding-type", "iq4_nl"]),
 }
 
