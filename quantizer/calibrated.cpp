@@ -1,6 +1,7 @@
 #include "quantizer/calibrated.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -109,25 +110,56 @@ std::int64_t CalibratedModel::input_cols(LinearInput input) const {
   }
 }
 
-CalibratedModel::Observed CalibratedModel::observe(LinearInput input,
+const Norm* CalibratedModel::reader_of(std::int64_t layer, LinearInput input) const {
+  const DecoderSpec& spec = model_->spec();
+  if (spec.post_norm) return nullptr;
+  if (input == LinearInput::attn_output) return &layer_weights(layer).ffn_norm;
+  if (input != LinearInput::down) return nullptr;
+  if (layer + 1 < spec.layers) return &layer_weights(layer + 1).attn_norm;
+  return spec.final_norm ? &model_->weights().final_norm : nullptr;
+}
+
+// Divides each token's row by the residual stream there, as its norm reads it: an error of a token
+// whose stream is massive means little.
+void CalibratedModel::weigh_tokens(const Norm& reader, std::vector<float>& x) {
+  const auto dim = static_cast<std::size_t>(model_->info().dim);
+  const auto tokens = static_cast<std::size_t>(batch_.size());
+  const std::size_t cols = x.size() / tokens;
+  const float* stream = ws_.x.get<float>(tokens * dim);
+  for (std::size_t t = 0; t < tokens; ++t) {
+    double power = 0;
+    for (std::size_t c = 0; c < dim; ++c) {
+      const auto read = static_cast<double>(stream[t * dim + c] * reader.weight[c]);
+      power += read * read / static_cast<double>(dim);
+    }
+    const float scale = power > 0 ? static_cast<float>(1.0 / std::sqrt(power)) : 1.0f;
+    for (std::size_t c = 0; c < cols; ++c) x[t * cols + c] *= scale;
+  }
+}
+
+CalibratedModel::Observed CalibratedModel::observe(LinearInput input, const Norm* reader,
                                                    const std::function<void()>& run) {
   Observed observed;
   if (looks_at_inputs(recipe_)) observed.hessian.emplace(input_cols(input));
+  if (reader != nullptr) observed.held_out.row_weight = reader->weight;
   const std::size_t all = calibration_.sequences.size();
   const std::size_t first_held_out = std::min(trained(), all - 1);
-  std::size_t sequence = 0;
+  std::vector<float> seen;
   ws_.input_tap = [&](LinearInput at, const float* x, std::int64_t tokens, std::int64_t cols) {
     if (at != input) return true;
-    if (sequence < trained() && observed.hessian) observed.hessian->add(x, tokens, *ws_.backend);
-    if (sequence >= first_held_out) {
-      observed.held_out.x.insert(observed.held_out.x.end(), x, x + tokens * cols);
-      observed.held_out.tokens += tokens;
-    }
-    return false;
+    seen.assign(x, x + tokens * cols);
+    return reader != nullptr;
   };
-  for (; sequence < all; ++sequence) {
+  for (std::size_t sequence = 0; sequence < all; ++sequence) {
     load_sequence(sequence);
     run();
+    if (reader != nullptr) weigh_tokens(*reader, seen);
+    if (sequence < trained() && observed.hessian) {
+      observed.hessian->add(seen.data(), batch_.size(), *ws_.backend);
+    }
+    if (sequence < first_held_out) continue;
+    observed.held_out.x.insert(observed.held_out.x.end(), seen.begin(), seen.end());
+    observed.held_out.tokens += batch_.size();
   }
   ws_.input_tap = {};
   if (observed.hessian) observed.hessian->require_finite();
@@ -231,14 +263,13 @@ LearnResult CalibratedModel::learn(std::int64_t layer, Block& block,
                                    const LearnOptions& options) {
   const auto all = static_cast<std::int64_t>(calibration_.sequences.size());
   const DecoderSpec& spec = model_->spec();
-  const bool last = layer + 1 == spec.layers;
-  const Norm& next = last ? model_->weights().final_norm : layer_weights(layer + 1).attn_norm;
   BlockData data{residual_.as<float>(),
                  full_.as<float>(),
                  all,
                  all - static_cast<std::int64_t>(trained()),
                  {}};
-  if (!spec.post_norm) data.reader = next.weight;
+  const Norm* reader = reader_of(layer, LinearInput::down);
+  if (reader != nullptr) data.reader = reader->weight;
   return learn_block(block, spec, layer_weights(layer), by_role, data, batch_.size(), options,
                      busy_);
 }
@@ -319,27 +350,6 @@ void CalibratedModel::advance(std::int64_t layer) {
 QuantizedMatrix CalibratedModel::realize_matrix(const Weights& matrix, const Observed& observed,
                                                 MatrixLoss& loss, ThreadPool& pool,
                                                 const std::function<void(std::int64_t)>& done) {
-  // Grids that were learned are of the kind the plan names.
-  if (!matrix.plan.open_min || !matrix.plan.grids.empty()) {
-    return realize_plan(matrix, observed, loss, pool, done);
-  }
-  std::optional<QuantizedMatrix> best;
-  for (const MinKind kind : {MinKind::zero, MinKind::midrise}) {
-    Weights tried = matrix;
-    tried.plan.bands.back().min_kind = kind;
-    MatrixLoss lost;
-    QuantizedMatrix made = realize_plan(tried, observed, lost, pool, done);
-    if (best && lost.chosen >= loss.chosen) continue;
-    best = std::move(made);
-    loss = lost;
-    loss.min = kind;
-  }
-  return *std::move(best);
-}
-
-QuantizedMatrix CalibratedModel::realize_plan(const Weights& matrix, const Observed& observed,
-                                              MatrixLoss& loss, ThreadPool& pool,
-                                              const std::function<void(std::int64_t)>& done) {
   const MatrixPlan& plan = matrix.plan;
   const auto loss_of = [&](const QuantizedMatrix& made) {
     return relative_loss(*matrix.source, plan, made.view, observed.held_out, *ws_.backend,
@@ -381,7 +391,8 @@ LayerLosses CalibratedModel::quantize_layer(std::int64_t i, std::vector<Matrix> 
   hessians.clear();
   std::int64_t weights = 0;
   for (const LinearInput input : kInputs) {
-    const Observed observed = observe(input, [&] { model_->layer(i, batch_, kv_, ws_); });
+    const Observed observed =
+        observe(input, reader_of(i, input), [&] { model_->layer(i, batch_, kv_, ws_); });
     gptq_.reset();
     // All are made from the inputs as they are now, then replaced.
     std::vector<std::pair<LayerMatrix, QuantizedMatrix>> made;
@@ -410,7 +421,7 @@ CalibratedModel::Head CalibratedModel::quantize_head(
   for (std::int64_t t = 0; t < batch_.size(); ++t) {
     batch_.logit_rows.push_back(static_cast<std::int32_t>(t));
   }
-  const Observed observed = observe(LinearInput::head, [&] { model_->head(batch_, ws_); });
+  const Observed observed = observe(LinearInput::head, nullptr, [&] { model_->head(batch_, ws_); });
   gptq_.reset();
   Head made;
   made.weight = realize_matrix(head, observed, made.loss, pool,

@@ -72,7 +72,7 @@ class CalibratedModel {
   void pass_layer(std::int64_t i, const std::vector<Matrix>& matrices, ThreadPool& pool,
                   const std::function<void()>& restore);
 
-  LayerWeights& layer_weights(std::int64_t i) {
+  LayerWeights& layer_weights(std::int64_t i) const {
     return model_->weights().layers[static_cast<std::size_t>(i)];
   }
   const Calibration& calibration() const noexcept { return calibration_; }
@@ -83,11 +83,14 @@ class CalibratedModel {
     std::optional<Hessian> hessian;  // where the recipe uses it
     HeldOut held_out;
   };
+  // The norm that reads what the products of an input add to the residual stream; null: none does.
+  const Norm* reader_of(std::int64_t layer, LinearInput input) const;
+  void weigh_tokens(const Norm& reader, std::vector<float>& x);
   Buffer stream(const Resources& resources) const;  // of all tokens
   std::size_t trained() const noexcept;             // sequences that are not held out
   void load_sequence(std::size_t sequence);
   // run() takes ws_.x, a sequence after the other, to where `input` is read.
-  Observed observe(LinearInput input, const std::function<void()>& run);
+  Observed observe(LinearInput input, const Norm* reader, const std::function<void()>& run);
   std::vector<Hessian> observe_all(std::int64_t layer);
   void advance(std::int64_t i);
   void scale_inputs(std::int64_t layer, const std::vector<Hessian>& hessians,
@@ -103,11 +106,8 @@ class CalibratedModel {
   void make_targets(std::int64_t layer, const std::vector<Matrix>& matrices, ThreadPool& pool);
   std::int64_t input_cols(LinearInput input) const;
 
-  // The kind of minima, where the plan leaves it open, is the one that loses less.
   QuantizedMatrix realize_matrix(const Weights& matrix, const Observed& observed, MatrixLoss& loss,
                                  ThreadPool& pool, const std::function<void(std::int64_t)>& done);
-  QuantizedMatrix realize_plan(const Weights& matrix, const Observed& observed, MatrixLoss& loss,
-                               ThreadPool& pool, const std::function<void(std::int64_t)>& done);
 
   Calibration calibration_;
   Recipe recipe_;

@@ -20,9 +20,7 @@ double squares(const std::vector<float>& values) {
 }  // namespace
 
 nlohmann::ordered_json to_json(const MatrixLoss& loss) {
-  nlohmann::ordered_json json{{"nearest", loss.nearest}, {"chosen", loss.chosen}};
-  if (loss.min) json["min"] = *min_kind_name(static_cast<std::uint32_t>(*loss.min));
-  return json;
+  return {{"nearest", loss.nearest}, {"chosen", loss.chosen}};
 }
 
 nlohmann::ordered_json to_json(const LayerLosses& losses) {
@@ -65,9 +63,16 @@ double relative_loss(const RowReader& source, const MatrixPlan& plan, const Matr
         weights.insert(weights.end(), from, from + cols);
         errors.insert(errors.end(), from, from + cols);
         dequantize_row(quantized, begin + r + i, row.data());
+        float* weight = weights.data() + weights.size() - static_cast<std::size_t>(cols);
         float* error = errors.data() + errors.size() - static_cast<std::size_t>(cols);
         for (std::size_t c = 0; c < row.size(); ++c) {
           error[plan.order.empty() ? c : static_cast<std::size_t>(plan.order[c])] -= row[c];
+        }
+        if (held_out.row_weight.empty()) continue;
+        const float counts = held_out.row_weight[static_cast<std::size_t>(begin + r + i)];
+        for (std::int64_t c = 0; c < cols; ++c) {
+          weight[c] *= counts;
+          error[c] *= counts;
         }
       }
     }

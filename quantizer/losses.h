@@ -20,9 +20,8 @@
 namespace tenfold {
 
 struct MatrixLoss {
-  double nearest = 0;          // rounded to nearest
-  double chosen = 0;           // with the codes that were chosen, before their grids are tuned
-  std::optional<MinKind> min;  // chosen, where the plan left it open
+  double nearest = 0;  // rounded to nearest
+  double chosen = 0;   // with the codes that were chosen, before their grids are tuned
 };
 
 struct LayerLosses {
@@ -31,7 +30,7 @@ struct LayerLosses {
   // Of the layer's outputs, before and after learning: OmniQuant's ranges, and tuned grids.
   std::optional<std::array<double, 2>> ranges, tuned;
 };
-// {"nearest", "chosen", "min"}
+// {"nearest", "chosen"}
 nlohmann::ordered_json to_json(const MatrixLoss& loss);
 // {"matrices": {"q": {...}, ...}, "awq_ratio": {"qkv": r, ...},
 //  "ranges": {"before", "after"}, "tuned": {"before", "after"}}; what did not run is absent.
@@ -41,10 +40,11 @@ nlohmann::ordered_json to_json(const LayerLosses& losses);
 struct HeldOut {
   std::vector<float> x;  // [tokens, cols]
   std::int64_t tokens = 0;
+  std::vector<float> row_weight;  // how much errors of each output count; empty: 1
 };
 
-// ||X (W - Q)^T||^2 / ||X W^T||^2, where W is what the plan's factors make of the source. Throws
-// bad_file naming `what` where a weight is not finite.
+// ||X (W - Q)^T R||^2 / ||X W^T R||^2 with R the row weights, where W is what the plan's factors
+// make of the source. Throws bad_file naming `what` where a weight is not finite.
 double relative_loss(const RowReader& source, const MatrixPlan& plan, const MatrixView& quantized,
                      const HeldOut& held_out, Backend& backend, const std::string& what);
 

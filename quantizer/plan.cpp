@@ -130,12 +130,9 @@ class Planner {
         {*packed_format(bits), min.value_or(MinKind::zero), group, 0, tensors_[index].rows.cols()}};
     if (min) return plan;
     if (bits == 1) plan.bands[0].min_kind = MinKind::f16;  // an integer zero cannot say +-a
-    if (bits != 2) return plan;
     // The weights' own error is no guide where activations are massive (docs/design.md).
-    if (!needs_calibration(recipe_)) {
+    if (bits == 2 && !needs_calibration(recipe_)) {
       plan.bands[0].min_kind = better_min_kind(index, plan);
-    } else {
-      plan.open_min = true;
     }
     return plan;
   }

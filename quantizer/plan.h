@@ -30,7 +30,6 @@ struct MatrixPlan {
   std::vector<BandPlan> bands;      // from column 0 to the last, interior edges multiples of 16
   std::vector<std::int32_t> order;  // the input column of each column; empty: as they are
   RangeKind range = RangeKind::mse;
-  bool open_min = false;  // the last band's: whichever loses less on held-out text
   // What the source's weights are multiplied with first, by input column and by row; empty: 1. The
   // inverse is folded into what comes before and after, so the model computes the same.
   std::vector<float> col_factor, row_factor;
@@ -108,7 +107,7 @@ struct Plan {
 // the layers where the recipe looks at inputs); vectors become F32, positions and what
 // is asked at 16 bits F16 (BF16 where the source has it). Reads weights where the answer depends on
 // them: without calibration, `zero` or `midrise` at 2 bits (the lesser squared error over up to 64
-// panels; with it, layer matrices leave that open), and the columns that `mixed` keeps. Throws
+// panels; with it, `zero`), and the columns that `mixed` keeps. Throws
 // bad_request for a rule that no matrix falls under. `path`: the model, for messages.
 Plan make_plan(const Recipe& recipe, const std::vector<ModelTensor>& tensors, bool tied_head,
                ThreadPool& pool, const std::string& path);

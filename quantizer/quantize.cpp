@@ -105,7 +105,7 @@ class Run {
     }
     for (const ModelTensor& tensor : tensors_) total_ += elements_of(tensor);
     report(0);
-    Plan plan = make_plan(options_.recipe, tensors_, spec_.tied_head, pool_, source_->path());
+    const Plan plan = make_plan(options_.recipe, tensors_, spec_.tied_head, pool_, source_->path());
     QuantizeResult result = measure(plan, tensors_);
     if (!options_.dry_run) {
       check_output(output_, options_.overwrite);
@@ -138,7 +138,7 @@ class Run {
     throw_error(ErrorCode::cancelled, "interrupted; {} was not written", output_.string());
   }
 
-  void write(Plan& plan, QuantizeResult& result) {
+  void write(const Plan& plan, QuantizeResult& result) {
     if (plan.split_head) total_ += elements_of(tensors_[plan.tensors.front().source]);
     GgufMetadata metadata = model_metadata(family_, spec_, *source_);
     metadata.set(std::string(kRecipeKey), to_json(options_.recipe));
@@ -146,9 +146,7 @@ class Run {
       start_calibration();
       metadata.set(std::string(kCalibrationHashKey),
                    fmt::format("{:016x}", calibrated_->calibration().hash));
-      const std::string losses = make_layers(plan);
-      result = measure(plan, tensors_);
-      result.losses = losses;
+      result.losses = make_layers(plan);
       metadata.set(std::string(kLossesKey), result.losses);
       calibrated_.reset();
     }
@@ -189,14 +187,13 @@ class Run {
   }
 
   // Makes every layer and leaves it in the checkpoint's folder. Returns what became of them, JSON.
-  std::string make_layers(Plan& plan) {
+  std::string make_layers(const Plan& plan) {
     nlohmann::ordered_json losses = nlohmann::ordered_json::array();
     std::uint64_t done = 0;
     for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
       if (!restore_layer(plan, layer)) {
         const nlohmann::ordered_json made = to_json(quantize_layer(plan, layer, done));
         checkpoint_->save(layer, layer_parts(plan, layer), made.dump());
-        settle(plan, layer);
       }
       ++finished_layers_;
       losses.push_back(note(layer));
@@ -214,15 +211,14 @@ class Run {
   }
 
   // Kept as one more layer.
-  void make_head(Plan& plan, std::uint64_t before) {
-    TensorPlan& tensor = plan.tensors[*plan.calibrated_head];
+  void make_head(const Plan& plan, std::uint64_t before) {
+    const TensorPlan& tensor = plan.tensors[*plan.calibrated_head];
     if (!checkpoint_->layer(spec_.layers)) {
       const CalibratedModel::Head head = calibrated_->quantize_head(
           weights_of(tensor), pool_,
           [&](std::int64_t weights) { report(before + static_cast<std::uint64_t>(weights)); });
       checkpoint_->save(spec_.layers, parts(head.weight.view), to_json(head.loss).dump());
     }
-    settle(*tensor.matrix, note(spec_.layers));
   }
 
   // The layer a tensor is made with; -1 where it is made by itself.
@@ -235,26 +231,6 @@ class Run {
     const std::string name =
         fmt::format("{}: layer-{}.json", checkpoint_->folder().string(), layer);
     return nlohmann::ordered_json(parse_json(checkpoint_->note(layer), name));
-  }
-
-  // Puts into the plan what making the layer decided.
-  void settle(Plan& plan, std::int64_t layer) const {
-    const nlohmann::ordered_json made = note(layer);
-    for (TensorPlan& tensor : plan.tensors) {
-      if (!tensor.matrix || layer_of(tensor.name) != layer) continue;
-      settle(*tensor.matrix,
-             made.at("matrices").at(std::string(name_of(layer_matrix(tensor.name)))));
-    }
-  }
-
-  void settle(MatrixPlan& plan, const nlohmann::ordered_json& made) const {
-    if (!made.contains("min")) return;
-    const std::string& name = made["min"].get_ref<const std::string&>();
-    const std::optional<MinKind> kind = parse_min_kind(name);
-    if (!kind) {
-      throw_file_error(checkpoint_->folder().string(), "unknown min \"{}\" of a matrix", name);
-    }
-    plan.bands.back().min_kind = *kind;
   }
 
   // Bytes of what the file holds of a tensor, in order.
@@ -330,10 +306,9 @@ class Run {
   }
 
   // false where no earlier run finished the layer.
-  bool restore_layer(Plan& plan, std::int64_t layer) {
+  bool restore_layer(const Plan& plan, std::int64_t layer) {
     const std::optional<MappedFile> saved = checkpoint_->layer(layer);
     if (!saved) return false;
-    settle(plan, layer);
     calibrated_->pass_layer(layer, layer_matrices(plan, layer), pool_,
                             [&] { read_layer(plan, layer, *saved); });
     return true;

@@ -213,7 +213,7 @@ void add_recipe_options(CLI::App& sub, Options& options) {
       ->type_name("RANGE");
   sub.add_option("--min", options.min,
                  "minima of the layers' matrices: zero, midrise or f16; default: f16 at 1 bit, the "
-                 "better of zero and midrise at 2, else zero")
+                 "better of zero and midrise at 2 without calibration, else zero")
       ->check(one_of({"zero", "midrise", "f16"}))
       ->type_name("KIND");
   sub.add_option("--embed-bits", options.embed_bits, "of the embeddings; 16: F16; default 8")

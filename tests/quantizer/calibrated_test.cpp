@@ -2,8 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <map>
 #include <nlohmann/json.hpp>
 
 #include "quantizer/quantize.h"
@@ -168,46 +166,6 @@ TEST_P(CalibratedOf, HeadOfFewBitsIsMadeFromWhatItMeets) {
   gptq.head_bits = 8;
   make("split.gguf", gptq);
   EXPECT_FALSE(nlohmann::json::parse(losses_).back().contains("head"));
-}
-
-// At 2 bits zero or midrise, whichever loses less on held-out text. The first layer's q, k and v
-// are the first to be made, so they meet the same inputs in all runs.
-TEST_P(CalibratedOf, MinimaOfTwoBitsAreTheBetterOnes) {
-  Recipe gptq = recipe(Method::gptq);
-  gptq.bits = 2;
-  gptq.embed_bits = gptq.head_bits = 2;
-  const auto made = [&](std::optional<MinKind> min) {
-    gptq.min = min;
-    const auto path = make("made.gguf", gptq);
-    const ModelSource source(path);
-    std::map<std::string, std::string> layouts;
-    for (const StoredMatrix& matrix : source.matrices()) {
-      layouts[matrix.name] = layout_text(matrix.view);
-    }
-    std::filesystem::remove(path);
-    return std::pair(nlohmann::json::parse(losses_), layouts);
-  };
-  const auto [open, layouts] = made(std::nullopt);
-  const auto [zero, unused] = made(MinKind::zero);
-  const auto [midrise, unused_too] = made(MinKind::midrise);
-  for (const char* role : {"q", "k", "v"}) {
-    const auto loss = [&](const nlohmann::json& losses) {
-      return losses[0]["matrices"][role]["chosen"].get<double>();
-    };
-    EXPECT_EQ(loss(open), std::min(loss(zero), loss(midrise))) << role;
-  }
-  for (std::size_t layer = 0; layer + 1 < open.size(); ++layer) {
-    for (const auto& [role, loss] : open[layer]["matrices"].items()) {
-      const std::string part = role == "q" || role == "k" || role == "v" || role == "output"
-                                   ? "attn_" + role
-                                   : "ffn_" + role;
-      const std::string name = "blk." + std::to_string(layer) + "." + part + ".weight";
-      EXPECT_EQ(layouts.at(name), "q2 g32 " + loss["min"].get<std::string>()) << name;
-    }
-  }
-  const std::string head = open.back()["head"]["min"];
-  const bool tied = layouts.count("output.weight") == 0;
-  EXPECT_EQ(layouts.at(tied ? "token_embd.weight" : "output.weight"), "q2 g32 " + head);
 }
 
 TEST_F(Calibrated, RulesChooseByMatrixAndLayer) {
