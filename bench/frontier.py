@@ -19,27 +19,24 @@ import sys
 import tempfile
 import time
 
-GPTQ = ["--method", "gptq"]
-TUNED = ["--passes", "gptq,tune", "--epochs", 3]
-
 
 def rule(matrices: str, bits: int, layers=None) -> dict:
     made = {"matrices": matrices.split(","), "bits": bits}
     return made | ({"layers": layers} if layers else {})
 
 
-# Name: flags, rules. Groups are of 64: rows of 576 columns are nine of them.
+# Name: flags, rules. All by GPTQ; groups of 64: rows of 576 columns are nine of them.
 RECIPES = {
-    "4 bits g32": ([*GPTQ, "--bits", 4, "--group", 32, "--embed-bits", 4], []),
-    "4 bits": ([*GPTQ, "--bits", 4, "--embed-bits", 4], []),
-    "4 bits, 11 gates 3": ([*GPTQ, "--bits", 4, "--embed-bits", 4], [rule("gate", 3, [8, 18])]),
-    "3 bits, down, v and 20 ups 4": ([*GPTQ, "--bits", 3, "--embed-bits", 4],
+    "4 bits g32": (["--bits", 4, "--group", 32, "--embed-bits", 4], []),
+    "4 bits": (["--bits", 4, "--embed-bits", 4], []),
+    "4 bits, 11 gates 3": (["--bits", 4, "--embed-bits", 4], [rule("gate", 3, [8, 18])]),
+    "3 bits, down, v and 20 ups 4": (["--bits", 3, "--embed-bits", 4],
                                      [rule("down,v", 4), rule("up", 4, [0, 19])]),
-    "3 bits": ([*GPTQ, "--bits", 3, "--embed-bits", 4], []),
-    "3 bits, 12 gates 2": ([*TUNED, "--bits", 3, "--embed-bits", 4], [rule("gate", 2, [9, 20])]),
-    "2 bits, down, up and v 3": ([*TUNED, "--bits", 2, "--embed-bits", 3],
-                                 [rule("down,up,v", 3)]),
-    "2 bits, down and v 3": ([*TUNED, "--bits", 2, "--embed-bits", 3], [rule("down,v", 3)]),
+    "3 bits": (["--bits", 3, "--embed-bits", 4], []),
+    "3 bits, 12 gates 2": (["--bits", 3, "--embed-bits", 4], [rule("gate", 2, [9, 20])]),
+    "2 bits, down, up and v 3": (["--bits", 2, "--embed-bits", 3], [rule("down,up,v", 3)]),
+    "2 bits, v and 27 downs 3": (["--bits", 2, "--embed-bits", 3],
+                                 [rule("down,v", 3), rule("down", 2, [14, 16])]),
 }
 # Name: type, flags. The default embedding of most types is Q8_0 or Q6_K: 29 MiB of this model.
 PEERS = {
@@ -105,7 +102,7 @@ class Frontier:
     def ours(self, name: str) -> dict:
         flags, rules = RECIPES[name]
         group = [] if "--group" in flags else ["--group", 64]
-        words = [*flags, *group, "--calib-seqs", self.args.calib_seqs]
+        words = ["--method", "gptq", *flags, *group, "--calib-seqs", self.args.calib_seqs]
         key = " ".join(["tenfold", name, *map(str, words), json.dumps(rules)])
 
         def make() -> dict:

@@ -1,0 +1,141 @@
+#include "quantizer/search/coupling.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <numeric>
+
+namespace tenfold {
+namespace {
+
+Coupling ffn(const DecoderSpec& spec) {
+  Coupling coupling{"ffn", spec.ffn, {{LayerMatrix::up, 0, 1}}, {{LayerMatrix::down, 0}}};
+  coupling.permutation = coupling.scale = Exactness::exact;
+  if (spec.gated_mlp) {
+    coupling.makers.push_back({LayerMatrix::gate, 0, 0});
+  } else {
+    coupling.rotation = Exactness::approximate;  // it does not commute with ReLU
+  }
+  return coupling;
+}
+
+// Attention mixes tokens and not channels, so between v and the output everything linear is exact.
+// All query heads that share a value head read it alike.
+Coupling value_output(const DecoderSpec& spec, std::int64_t head) {
+  const std::int64_t hd = spec.head_dim;
+  const std::int64_t shared = spec.heads / spec.kv_heads;
+  Coupling coupling{fmt::format("vo {}", head), hd, {{LayerMatrix::v, head * hd, 1}}, {}};
+  for (std::int64_t q = head * shared; q < (head + 1) * shared; ++q) {
+    coupling.readers.push_back({LayerMatrix::output, q * hd});
+  }
+  coupling.permutation = coupling.scale = coupling.rotation = Exactness::exact;
+  return coupling;
+}
+
+// The score is q k^T: what turns both alike, or divides one by what it multiplies the other with,
+// leaves it. Rotary positions turn the pairs of (2i, 2i + 1) too, which commutes with turning and
+// with one scale for a pair; pairs have their own frequencies and stay in place.
+Coupling query_key(const DecoderSpec& spec, std::int64_t head) {
+  const std::int64_t hd = spec.head_dim;
+  const std::int64_t shared = spec.heads / spec.kv_heads;
+  Coupling coupling{fmt::format("qk {}", head), hd, {{LayerMatrix::k, head * hd, -1}}, {}};
+  for (std::int64_t q = head * shared; q < (head + 1) * shared; ++q) {
+    coupling.makers.push_back({LayerMatrix::q, q * hd, 1});
+  }
+  coupling.scale = coupling.rotation = Exactness::exact;
+  coupling.permutation = spec.rope.enabled ? Exactness::none : Exactness::exact;
+  coupling.scales_pairs = spec.rope.enabled;
+  return coupling;
+}
+
+// Of channel `source` after turning: first * its pair's first + second * its pair's second.
+struct Turned {
+  std::size_t first, second;
+  float of_first, of_second;
+};
+
+Turned turned(const ChannelTransform& transform, std::int32_t channel) {
+  const auto source = static_cast<std::size_t>(channel);
+  const std::size_t pair = source / 2;
+  if (pair >= transform.angle.size() || transform.angle[pair] == 0) {
+    return {source, source, 1.0f, 0.0f};
+  }
+  const float cosine = std::cos(transform.angle[pair]);
+  const float sine = std::sin(transform.angle[pair]);
+  return source % 2 == 0 ? Turned{2 * pair, 2 * pair + 1, cosine, -sine}
+                         : Turned{2 * pair, 2 * pair + 1, sine, cosine};
+}
+
+float mix(const Turned& at, float first, float second) {
+  return at.of_second == 0 ? first * at.of_first : first * at.of_first + second * at.of_second;
+}
+
+float power_of(float scale, int power) {
+  if (power == 0) return 1.0f;
+  return power > 0 ? scale : 1.0f / scale;
+}
+
+}  // namespace
+
+std::vector<Coupling> couplings_of(const DecoderSpec& spec) {
+  std::vector<Coupling> couplings{ffn(spec)};
+  for (std::int64_t head = 0; head < spec.kv_heads; ++head) {
+    couplings.push_back(value_output(spec, head));
+  }
+  for (std::int64_t head = 0; head < spec.kv_heads; ++head) {
+    couplings.push_back(query_key(spec, head));
+  }
+  return couplings;
+}
+
+ChannelTransform::ChannelTransform(std::int64_t channels)
+    : order(static_cast<std::size_t>(channels)),
+      scale(static_cast<std::size_t>(channels), 1.0f),
+      angle(static_cast<std::size_t>(channels / 2)) {
+  std::iota(order.begin(), order.end(), 0);
+}
+
+void transform_rows(const FloatLayer::Part& from, const Coupling::Maker& maker,
+                    const ChannelTransform& transform, FloatLayer::Part& out) {
+  const auto cols = static_cast<std::size_t>(from.cols);
+  const auto first = static_cast<std::size_t>(maker.first);
+  for (std::size_t place = 0; place < transform.order.size(); ++place) {
+    const std::int32_t channel = transform.order[place];
+    const Turned at = turned(transform, channel);
+    const float scale = power_of(transform.scale[static_cast<std::size_t>(channel)], maker.power);
+    const float* a = from.weight.data() + (first + at.first) * cols;
+    const float* b = from.weight.data() + (first + at.second) * cols;
+    float* to = out.weight.data() + (first + place) * cols;
+    for (std::size_t c = 0; c < cols; ++c) to[c] = mix(at, a[c], b[c]) * scale;
+    if (from.bias.empty()) continue;
+    out.bias[first + place] =
+        mix(at, from.bias[first + at.first], from.bias[first + at.second]) * scale;
+  }
+}
+
+void transform_columns(const FloatLayer::Part& from, const Coupling::Reader& reader,
+                       const ChannelTransform& transform, FloatLayer::Part& out) {
+  const auto cols = static_cast<std::size_t>(from.cols);
+  const auto first = static_cast<std::size_t>(reader.first);
+  for (std::size_t place = 0; place < transform.order.size(); ++place) {
+    const std::int32_t channel = transform.order[place];
+    const Turned at = turned(transform, channel);
+    const float scale = 1.0f / transform.scale[static_cast<std::size_t>(channel)];
+    for (std::size_t row = 0; row < static_cast<std::size_t>(from.rows); ++row) {
+      const float* w = from.weight.data() + row * cols + first;
+      out.weight[row * cols + first + place] = mix(at, w[at.first], w[at.second]) * scale;
+    }
+  }
+}
+
+void transform(const FloatLayer& from, const Coupling& coupling, const ChannelTransform& transform,
+               FloatLayer& out) {
+  for (const Coupling::Maker& maker : coupling.makers) {
+    transform_rows(from[maker.matrix], maker, transform, out[maker.matrix]);
+  }
+  for (const Coupling::Reader& reader : coupling.readers) {
+    transform_columns(from[reader.matrix], reader, transform, out[reader.matrix]);
+  }
+}
+
+}  // namespace tenfold
