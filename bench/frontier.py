@@ -35,8 +35,8 @@ RECIPES = {
     "3 bits": (["--bits", 3, "--embed-bits", 4], []),
     "3 bits, 12 gates 2": (["--bits", 3, "--embed-bits", 4], [rule("gate", 2, [9, 20])]),
     "2 bits, down, up and v 3": (["--bits", 2, "--embed-bits", 3], [rule("down,up,v", 3)]),
-    "2 bits, v and 27 downs 3": (["--bits", 2, "--embed-bits", 3],
-                                 [rule("down,v", 3), rule("down", 2, [14, 16])]),
+    "2 bits, v and 23 downs 3": (["--bits", 2, "--embed-bits", 3],
+                                 [rule("down,v", 3), rule("down", 2, [12, 18])]),
 }
 # Name: type, flags. The default embedding of most types is Q8_0 or Q6_K: 29 MiB of this model.
 PEERS = {

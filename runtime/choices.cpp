@@ -116,33 +116,120 @@ Encoded encode(const Tokenizer& tokenizer, const Choice& choice, std::int64_t ma
   return result;
 }
 
-// Log-likelihood of each choice, all in one step.
-std::vector<double> score(const Model& model, Workspace& ws, KvCache& kv,
-                          const std::vector<Encoded>& choices) {
-  Batch batch;
-  std::vector<std::int32_t> rows;
-  std::vector<std::int32_t> targets;
-  std::vector<std::size_t> owner;
-  for (std::size_t s = 0; s < choices.size(); ++s) {
-    const Encoded& choice = choices[s];
-    const auto size = static_cast<std::int64_t>(choice.ids.size());
-    for (std::int64_t i = 0; i + 1 < size; ++i) {
-      if (i + 1 >= choice.first) {
-        rows.push_back(static_cast<std::int32_t>(batch.size()));
-        targets.push_back(choice.ids[static_cast<std::size_t>(i + 1)]);
-        owner.push_back(s);
-      }
-      batch.add(choice.ids[static_cast<std::size_t>(i)], static_cast<std::int32_t>(i),
-                static_cast<std::int32_t>(s));
+// Of both from the start, but for the token that predicts the first scored one.
+std::int64_t common_tokens(std::span<const TokenId> a, const Encoded& b) {
+  const std::size_t most = std::min(a.size(), static_cast<std::size_t>(b.first - 1));
+  const auto end = a.begin() + static_cast<std::ptrdiff_t>(most);
+  return std::mismatch(a.begin(), end, b.ids.begin()).first - a.begin();
+}
+
+// What an item's choices share is run once, and so is what all items begin with (the examples of
+// few-shot tasks). Attention does not depend on how tokens are split into steps, so scores do not
+// either.
+struct Item {
+  std::vector<Encoded> choices;
+  std::int64_t root = 0, shared = 0;  // tokens all items, and this item's choices, have in common
+  std::int64_t run = 0;               // tokens left to run
+
+  Item(std::vector<Encoded> encoded, std::span<const TokenId> all_begin_with)
+      : choices(std::move(encoded)) {
+    const Encoded& first = choices.front();
+    shared = first.first - 1;
+    for (const Encoded& choice : choices) {
+      shared = std::min(shared, common_tokens(first.ids, choice));
+    }
+    root = std::min(shared, common_tokens(all_begin_with, first));
+    run = shared - root;
+    for (const Encoded& choice : choices) {
+      run += static_cast<std::int64_t>(choice.ids.size()) - 1 - shared;
     }
   }
-  forward(model, batch, kv, ws);
-  std::vector<double> sums(choices.size());
-  std::vector<double> nll(rows.size());
-  score_rows(model, batch, ws, rows, targets, nll.data());
-  for (std::size_t i = 0; i < nll.size(); ++i) sums[owner[i]] -= nll[i];
-  return sums;
-}
+};
+
+class Scorer {
+ public:
+  // all_begin_with: run at once, and kept.
+  Scorer(const Model& model, Workspace& ws, KvType kv_type, std::vector<TokenId> all_begin_with)
+      : model_(model),
+        ws_(ws),
+        kv_type_(kv_type),
+        root_(std::move(all_begin_with)),
+        root_kv_(kv_shape(model.info(), kv_type),
+                 std::max<std::int64_t>(1, static_cast<std::int64_t>(root_.size()))) {
+    Batch batch;
+    for (const TokenId id : root_) batch.add(id, static_cast<std::int32_t>(batch.size()), 0);
+    if (!root_.empty()) forward(model, batch, root_kv_, ws);
+  }
+
+  std::span<const TokenId> root() const noexcept { return root_; }
+
+  // Log-likelihood of each choice of each item.
+  std::vector<std::vector<double>> score(const std::vector<Item>& items) {
+    std::int64_t capacity = 0;
+    std::int32_t sequences = 0;
+    for (const Item& item : items) {
+      for (const Encoded& choice : item.choices) {
+        capacity += static_cast<std::int64_t>(choice.ids.size()) + kPageTokens;
+        ++sequences;
+      }
+    }
+    KvCache kv(kv_shape(model_.info(), kv_type_), capacity, sequences);
+    run_shared(items, kv);
+    return run_choices(items, kv);
+  }
+
+ private:
+  // In the sequence of each item's first choice.
+  void run_shared(const std::vector<Item>& items, KvCache& kv) {
+    Batch batch;
+    std::int32_t sequence = 0;
+    for (const Item& item : items) {
+      if (item.root > 0) kv.copy(root_kv_, 0, sequence, item.root);
+      for (std::int64_t i = item.root; i < item.shared; ++i) {
+        batch.add(item.choices.front().ids[static_cast<std::size_t>(i)],
+                  static_cast<std::int32_t>(i), sequence);
+      }
+      sequence += static_cast<std::int32_t>(item.choices.size());
+    }
+    if (batch.size() > 0) forward(model_, batch, kv, ws_);
+  }
+
+  std::vector<std::vector<double>> run_choices(const std::vector<Item>& items, KvCache& kv) {
+    Batch batch;
+    std::vector<std::int32_t> rows;
+    std::vector<std::int32_t> targets;
+    std::vector<double*> sum_of;
+    std::vector<std::vector<double>> sums;
+    std::int32_t sequence = 0;
+    for (const Item& item : items) {
+      sums.emplace_back(item.choices.size());
+      const std::int32_t first = sequence;
+      for (std::size_t c = 0; c < item.choices.size(); ++c, ++sequence) {
+        if (sequence > first && item.shared > 0) kv.copy(kv, first, sequence, item.shared);
+        const Encoded& choice = item.choices[c];
+        for (auto i = static_cast<std::size_t>(item.shared); i + 1 < choice.ids.size(); ++i) {
+          if (i + 1 >= static_cast<std::size_t>(choice.first)) {
+            rows.push_back(static_cast<std::int32_t>(batch.size()));
+            targets.push_back(choice.ids[i + 1]);
+            sum_of.push_back(&sums.back()[c]);
+          }
+          batch.add(choice.ids[i], static_cast<std::int32_t>(i), sequence);
+        }
+      }
+    }
+    forward(model_, batch, kv, ws_);
+    std::vector<double> nll(rows.size());
+    score_rows(model_, batch, ws_, rows, targets, nll.data());
+    for (std::size_t i = 0; i < nll.size(); ++i) *sum_of[i] -= nll[i];
+    return sums;
+  }
+
+  const Model& model_;
+  Workspace& ws_;
+  KvType kv_type_;
+  std::vector<TokenId> root_;
+  KvCache root_kv_;
+};
 
 // The first of the highest.
 std::size_t best(std::span<const double> scores) {
@@ -177,36 +264,40 @@ ChoiceResult choose(
     const Model& model, Workspace& ws, const Tokenizer& tokenizer,
     const std::vector<ChoiceItem>& items, KvType kv_type,
     const std::function<bool(std::int64_t, std::int64_t, const ChoiceResult&)>& progress) {
-  const std::int64_t max_context = model.info().max_context;
+  const auto encoded = [&](const ChoiceItem& item) {
+    std::vector<Encoded> choices;
+    for (const Choice& choice : item.choices) {
+      choices.push_back(encode(tokenizer, choice, model.info().max_context));
+    }
+    return choices;
+  };
+  std::vector<TokenId> root;
+  if (items.size() > 1) {
+    root = encoded(items[0]).front().ids;
+    root.resize(static_cast<std::size_t>(common_tokens(root, encoded(items[1]).front())));
+  }
+  Scorer scorer(model, ws, kv_type, std::move(root));
   std::int64_t right = 0;
   std::int64_t right_norm = 0;
   ChoiceResult result;
   for (std::size_t i = 0; i < items.size();) {
-    std::vector<Encoded> choices;
+    std::vector<Item> together;
     std::int64_t tokens = 0;
     const std::size_t begin = i;
-    while (i < items.size() && (i == begin || tokens < kBatchTokens)) {
-      for (const Choice& choice : items[i].choices) {
-        choices.push_back(encode(tokenizer, choice, max_context));
-        tokens += static_cast<std::int64_t>(choices.back().ids.size());
-      }
-      ++i;
+    for (; i < items.size() && (i == begin || tokens < kBatchTokens); ++i) {
+      together.emplace_back(encoded(items[i]), scorer.root());
+      tokens += together.back().run;
     }
-    KvCache kv(kv_shape(model.info(), kv_type),
-               tokens + static_cast<std::int64_t>(choices.size()) * kPageTokens,
-               static_cast<std::int32_t>(choices.size()));
-    const std::vector<double> scores = score(model, ws, kv, choices);
-    std::size_t at = 0;
+    const std::vector<std::vector<double>> sums = scorer.score(together);
     for (std::size_t k = begin; k < i; ++k) {
       const std::vector<Choice>& all = items[k].choices;
-      const std::span<const double> sums = std::span(scores).subspan(at, all.size());
+      const std::vector<double>& of_item = sums[k - begin];
       std::vector<double> normalized;
       for (std::size_t c = 0; c < all.size(); ++c) {
-        normalized.push_back(sums[c] / static_cast<double>(all[c].characters));
+        normalized.push_back(of_item[c] / static_cast<double>(all[c].characters));
       }
-      right += best(sums) == items[k].gold ? 1 : 0;
+      right += best(of_item) == items[k].gold ? 1 : 0;
       right_norm += best(normalized) == items[k].gold ? 1 : 0;
-      at += all.size();
     }
     result.items = static_cast<std::int64_t>(i);
     result.acc = static_cast<double>(right) / static_cast<double>(i);

@@ -1,5 +1,7 @@
 #include "runtime/kv_cache.h"
 
+#include <cstring>
+
 #include "kernels/checked.h"
 #include "kernels/error.h"
 
@@ -42,6 +44,21 @@ void KvCache::resize(std::int32_t sequence, std::int64_t length) {
     s.pages.pop_back();
   }
   s.length = length;
+}
+
+void KvCache::copy(const KvCache& other, std::int32_t from, std::int32_t to, std::int64_t length) {
+  resize(to, length);
+  const std::int32_t* source = other.page_table(from);
+  const std::vector<std::int32_t>& target = sequences_[static_cast<std::size_t>(to)].pages;
+  for (std::int64_t half = 0; half < 2 * shape_.layers; ++half) {
+    const auto page_at = [&](const KvCache& cache, std::int32_t page) {
+      return cache.memory_.data() +
+             static_cast<std::size_t>(half * cache.n_pages_ + page) * page_bytes_;
+    };
+    for (std::size_t i = 0; i < target.size(); ++i) {
+      std::memcpy(page_at(*this, target[i]), page_at(other, source[i]), page_bytes_);
+    }
+  }
 }
 
 KvLayer KvCache::layer(std::int64_t index) const noexcept {

@@ -31,6 +31,9 @@ class KvCache {
   // Makes the sequence `length` tokens long: takes pages to grow, returns them to shrink. Throws
   // bad_request, naming both numbers, where the pool is exhausted; nothing has changed then.
   void resize(std::int32_t sequence, std::int64_t length);
+  // Makes `to` the first `length` tokens of sequence `from` of a cache of the same shape, which may
+  // be this one; from != to there. Throws as resize() does.
+  void copy(const KvCache& other, std::int32_t from, std::int32_t to, std::int64_t length);
 
   KvLayer layer(std::int64_t index) const noexcept;
   const std::int32_t* page_table(std::int32_t sequence) const noexcept;

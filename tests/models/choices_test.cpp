@@ -84,7 +84,9 @@ TEST(Choices, PicksTheLikeliest) {
   for (std::size_t i = 0; i < 12; ++i) {
     ChoiceItem item;
     for (std::size_t c = 0; c < 2 + i % 3; ++c) {
-      const std::string context(5 + 31 * i, static_cast<char>('a' + i));
+      // Some items begin alike, some choices share a context, some contexts are cut.
+      std::string context(5 + 31 * i, static_cast<char>('a' + i / 2 + (i == 5 ? c : 0)));
+      if (i % 4 == 1) context += "ab"[c % 2];
       const std::string scored = " " + std::string(1 + (i + c) % 4, static_cast<char>('k' + c));
       item.choices.push_back({context, scored, static_cast<std::int64_t>(scored.size()) - 1});
     }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <set>
 
 #include "tests/support/expect_error.h"
@@ -59,6 +60,35 @@ TEST(KvCache, EightBitSharesHoldTheirScales) {
       EXPECT_EQ(kv_share_bytes(type, dim) % 64, 0u);
     }
   }
+}
+
+TEST(KvCache, CopiesASequence) {
+  const KvShape shape{2, 1, 16, KvType::f16};
+  KvCache from(shape, 256, 2);
+  KvCache to(shape, 512, 2);
+  from.resize(0, 70);  // so that pages have other numbers there
+  from.resize(1, 130);
+  to.resize(0, 64);
+  for (std::int64_t i = 0; i < shape.layers; ++i) {
+    const KvLayer layer = from.layer(i);
+    for (int page = 0; page < 3; ++page) {
+      const auto at = static_cast<std::size_t>(from.page_table(1)[page]) * layer.page_bytes;
+      std::memset(layer.k + at, static_cast<int>(16 * i + page + 1), layer.page_bytes);
+      std::memset(layer.v + at, static_cast<int>(16 * i + page + 129), layer.page_bytes);
+    }
+  }
+  to.copy(from, 1, 1, 100);
+  EXPECT_EQ(to.length(1), 100);
+  EXPECT_EQ(to.length(0), 64);
+  for (std::int64_t i = 0; i < shape.layers; ++i) {
+    const KvLayer layer = to.layer(i);
+    for (int page = 0; page < 2; ++page) {
+      const auto at = static_cast<std::size_t>(to.page_table(1)[page]) * layer.page_bytes;
+      EXPECT_EQ(layer.k[at], static_cast<std::byte>(16 * i + page + 1));
+      EXPECT_EQ(layer.v[at + layer.page_bytes - 1], static_cast<std::byte>(16 * i + page + 129));
+    }
+  }
+  expect_error(ErrorCode::bad_request, [&] { to.copy(from, 1, 1, 600); });
 }
 
 TEST(KvCache, RefusesSizesOutOfRange) {
