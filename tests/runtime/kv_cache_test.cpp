@@ -64,7 +64,7 @@ TEST(KvCache, EightBitSharesHoldTheirScales) {
 
 TEST(KvCache, CopiesASequence) {
   const KvShape shape{2, 1, 16, KvType::f16};
-  KvCache from(shape, 256, 2);
+  KvCache from(shape, 512, 2);
   KvCache to(shape, 512, 2);
   from.resize(0, 70);  // so that pages have other numbers there
   from.resize(1, 130);
