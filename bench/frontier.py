@@ -66,7 +66,7 @@ def run(command, **options) -> subprocess.CompletedProcess:
     done = subprocess.run([str(part) for part in command], text=True, stdout=subprocess.PIPE,
                           **options)
     if done.returncode != 0:
-        sys.exit(f"frontier.py: failed: {' '.join(map(str, command))}\n{done.stderr or ''}")
+        sys.exit(f"frontier.py: failed: {' '.join(map(str, command))}\n{done.stdout}")
     return done
 
 
@@ -81,6 +81,10 @@ class Frontier:
         self.folder = pathlib.Path(args.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.results = self.folder / "runs.jsonl"
+        source = pathlib.Path(args.source).stem
+        self.protocol = f"{source} {args.windows} windows {args.calib_seqs} sequences"
+        self.floats_file = self.folder / f"{source}-f16.gguf"
+        self.importance_file = self.folder / f"{source}-imatrix-{args.calib_seqs}.gguf"
         self.runs = {}
         if self.results.exists():
             for line in self.results.read_text().splitlines():
@@ -103,7 +107,7 @@ class Frontier:
         flags, rules = RECIPES[name]
         group = [] if "--group" in flags else ["--group", 64]
         words = ["--method", "gptq", *flags, *group, "--calib-seqs", self.args.calib_seqs]
-        key = " ".join(["tenfold", name, *map(str, words), json.dumps(rules)])
+        key = " ".join(["tenfold", self.protocol, self.args.activations, name, *map(str, words), json.dumps(rules)])
 
         def make() -> dict:
             file = self.file_of(name)
@@ -125,18 +129,20 @@ class Frontier:
 
     def floats(self) -> pathlib.Path:
         """The source as F16, which llama-quantize reads."""
-        file = self.file_of("source-f16")
+        file = self.floats_file
         if not file.exists():
             run([self.tenfold, "convert", "--quiet", "-m", self.args.source, "-o", file,
                  "--type", "f16"])
         return file
 
     def importance(self) -> pathlib.Path:
-        file = self.folder / "imatrix.gguf"
+        file = self.importance_file
         if not file.exists():
+            part = file.with_suffix(".part.gguf")
             run([self.llama / "llama-imatrix", "-m", self.floats(), "-f", self.calibration, "-o",
-                 file, "-c", 512, "--chunks", self.args.calib_seqs, "-t", os.cpu_count()],
+                 part, "-c", 512, "--chunks", self.args.calib_seqs, "-t", os.cpu_count()],
                 stderr=subprocess.STDOUT)
+            part.rename(file)
         return file
 
     def theirs(self, name: str) -> dict:
@@ -158,7 +164,7 @@ class Frontier:
             return {"model": f"llama.cpp {name}", "series": "llama.cpp", "seconds": seconds,
                     "ppl": float(found[1]), "bits_per_weight": float(bits[1]), "file_bytes": size}
 
-        return self.remember(" ".join(map(str, ["llama.cpp", name, kind, *flags])), make)
+        return self.remember(" ".join(map(str, ["llama.cpp", self.protocol, name, kind, *flags])), make)
 
     def print(self) -> None:
         rows = []
@@ -174,7 +180,9 @@ class Frontier:
             print(f"| {row['file_bytes'] / 2**20:.1f} | {row['bits_per_weight']:.2f} | "
                   f"{row['ppl']:.2f}{' *' if best else ''} | {row['model']} |")
         with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as runs:
-            runs.write("".join(json.dumps(row) + "\n" for row in rows))
+            for row in rows:  # a model is found by its path
+                path = {"model": str(self.file_of(row["model"]))} if row["series"] == "tenfold" else {}
+                runs.write(json.dumps(row | path) + "\n")
             runs.flush()
             models = [self.file_of(row["model"]) for row in rows if row["series"] == "tenfold"]
             if self.args.output and models:

@@ -157,7 +157,7 @@ class Table:
                  f"{row['bytes'] / 2**20:.1f}" if made else "",
                  f"{row['wiki']:.2f}", f"{row['c4']:.2f}",
                  *(f"{100 * row[task]:.1f}" for task in tasks),
-                 f"{row['cpu_seconds']:.0f}" if made else "",
+                 f"{row['cpu_seconds']:.0f}" if "cpu_seconds" in row else "",
                  f"{row['memory'] / 2**20:.0f}" if made else ""]
         print("| " + " | ".join(cells) + " |", flush=True)
 

@@ -119,9 +119,8 @@ const Norm* CalibratedModel::reader_of(std::int64_t layer, LinearInput input) co
   return spec.final_norm ? &model_->weights().final_norm : nullptr;
 }
 
-// Divides each token's row by the root of the residual stream's size there, as its norm reads it:
-// an error of a token whose stream is massive means less. By the size itself was worse from 3 bits
-// on, by nothing at 2 (docs/design.md).
+// Divides each token's row by the root of the size of the stream that leaves the layer, as the norm
+// reads it: an error of a token whose stream is massive means less (docs/design.md).
 void CalibratedModel::weigh_tokens(const Norm& reader, std::vector<float>& x) {
   const auto dim = static_cast<std::size_t>(model_->info().dim);
   const auto tokens = static_cast<std::size_t>(batch_.size());

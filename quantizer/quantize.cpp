@@ -213,7 +213,14 @@ class Run {
   // Kept as one more layer.
   void make_head(const Plan& plan, std::uint64_t before) {
     const TensorPlan& tensor = plan.tensors[*plan.calibrated_head];
-    if (!checkpoint_->layer(spec_.layers)) {
+    const std::optional<MappedFile> saved = checkpoint_->layer(spec_.layers);
+    std::size_t size = 0;
+    for (const std::size_t part : part_sizes(tensor)) size += part;
+    if (saved && saved->bytes().size() != size) {
+      throw_file_error(saved->path(), "the head has {} bytes, expected {}", saved->bytes().size(),
+                       size);
+    }
+    if (!saved) {
       const CalibratedModel::Head head = calibrated_->quantize_head(
           weights_of(tensor), pool_,
           [&](std::int64_t weights) { report(before + static_cast<std::uint64_t>(weights)); });

@@ -13,7 +13,8 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::int64_t kBatchTokens = 512;  // of the items run together
+constexpr std::int64_t kBatchTokens = 512;    // of the items run together
+constexpr std::int64_t kCachedTokens = 4096;  // of their choices, with what they share
 
 // One line of a task file.
 class Line {
@@ -128,8 +129,9 @@ std::int64_t common_tokens(std::span<const TokenId> a, const Encoded& b) {
 // either.
 struct Item {
   std::vector<Encoded> choices;
-  std::int64_t root = 0, shared = 0;  // tokens all items, and this item's choices, have in common
+  std::int64_t root = 0, shared = 0;  // tokens in common with the first items, and of its choices
   std::int64_t run = 0;               // tokens left to run
+  std::int64_t cached = 0;            // tokens of all choices
 
   Item(std::vector<Encoded> encoded, std::span<const TokenId> all_begin_with)
       : choices(std::move(encoded)) {
@@ -142,6 +144,7 @@ struct Item {
     run = shared - root;
     for (const Encoded& choice : choices) {
       run += static_cast<std::int64_t>(choice.ids.size()) - 1 - shared;
+      cached += static_cast<std::int64_t>(choice.ids.size());
     }
   }
 };
@@ -283,10 +286,13 @@ ChoiceResult choose(
   for (std::size_t i = 0; i < items.size();) {
     std::vector<Item> together;
     std::int64_t tokens = 0;
+    std::int64_t cached = 0;
     const std::size_t begin = i;
-    for (; i < items.size() && (i == begin || tokens < kBatchTokens); ++i) {
+    for (; i < items.size() && (i == begin || (tokens < kBatchTokens && cached < kCachedTokens));
+         ++i) {
       together.emplace_back(encoded(items[i]), scorer.root());
       tokens += together.back().run;
+      cached += together.back().cached;
     }
     const std::vector<std::vector<double>> sums = scorer.score(together);
     for (std::size_t k = begin; k < i; ++k) {

@@ -49,6 +49,14 @@ int rename_without_replacing(const std::string& from, const std::string& to) {
 
 std::string temporary_prefix(const std::string& path) { return path + ".tmp-"; }
 
+// "<digits>-<digits>": what follows the prefix in our own names.
+bool is_temporary(std::string_view rest) {
+  const std::size_t dash = rest.find('-');
+  return dash != std::string_view::npos && dash > 0 && dash + 1 < rest.size() &&
+         rest.find_first_not_of("0123456789") == dash &&
+         rest.find_first_not_of("0123456789", dash + 1) == std::string_view::npos;
+}
+
 // What a process that was killed left of this output. Whoever still writes holds a lock.
 void remove_leftovers(const std::string& path) {
   const std::filesystem::path prefix = temporary_prefix(path);
@@ -57,7 +65,11 @@ void remove_leftovers(const std::string& path) {
   std::filesystem::directory_iterator at(folder.empty() ? "." : folder, error);
   for (; !error && at != std::filesystem::directory_iterator(); at.increment(error)) {
     const std::filesystem::path& found = at->path();
-    if (!found.filename().string().starts_with(prefix.filename().string())) continue;
+    const std::string name = found.filename().string();
+    const std::string start = prefix.filename().string();
+    if (!name.starts_with(start) || !is_temporary(std::string_view(name).substr(start.size()))) {
+      continue;
+    }
     const int fd = ::open(found.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) continue;
     if (::flock(fd, LOCK_EX | LOCK_NB) == 0) ::unlink(found.c_str());
@@ -89,8 +101,12 @@ OutputFile::OutputFile(const std::filesystem::path& path, bool overwrite)
     fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd_ < 0 && (errno != EEXIST || attempt == kMaxAttempts))
       fail(path_, "cannot be created", errno);
+    // A file system without locks: then leftovers stay. Or another process, cleaning up, was
+    // quicker: then the name is gone.
+    if (fd_ < 0 || ::flock(fd_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) continue;
+    ::close(fd_);
+    fd_ = -1;
   }
-  ::flock(fd_, LOCK_EX | LOCK_NB);  // a file system without locks: then leftovers stay too
 }
 
 OutputFile::~OutputFile() {

@@ -234,8 +234,8 @@ TEST(QuantizeCommand, ResumesAfterKills) {
     const ProcessResult result = run_process(killed);
     if (result.exit_code == 0) break;
     ASSERT_EQ(result.exit_code, 137) << result.err;
-    EXPECT_FALSE(std::filesystem::exists(output));
     ++kills;
+    if (std::filesystem::exists(output)) break;  // killed after it was complete
   }
   EXPECT_GT(kills, 2);
   EXPECT_TRUE(read_file(output) == read_file(folder / "whole.gguf"));

@@ -132,8 +132,10 @@ TEST(OutputFile, RemovesWhatAKilledProcessLeft) {
   EXPECT_EQ(folder.n_entries(), 1u);
   OutputFile other(folder / "ou", false);
   EXPECT_EQ(folder.n_entries(), 2u);
+  folder.write("out.tmp-backup", "somebody's");
   OutputFile again(folder / "out", false);
-  EXPECT_EQ(folder.n_entries(), 2u);
+  EXPECT_EQ(folder.n_entries(), 3u);
+  EXPECT_TRUE(std::filesystem::exists(folder / "out.tmp-backup"));
 }
 
 TEST(OutputFile, RefusesTargetsThatAreNoFile) {
