@@ -44,6 +44,8 @@ svg .cell { font-size: 9px } svg .grid { stroke: var(--line); stroke-width: .7 }
 <h1>Tenfold: quantized models</h1>
 )";
 
+constexpr std::size_t kMostLabels = 8;  // of points in a chart: more lie on each other
+
 double number_of(const nlohmann::json& json, const char* key) {
   const auto found = json.is_object() ? json.find(key) : json.end();
   return json.is_object() && found != json.end() && found->is_number() ? found->get<double>() : 0.0;
@@ -69,6 +71,7 @@ std::vector<Series> frontiers(std::vector<ReportRun> runs,
     auto& [best, others] = pair;
     best.name = name;
     others.line = others.labels_shown = false;
+    best.labels_shown = runs.size() <= kMostLabels;
     best.color = others.color = static_cast<int>(all.size() / 2);
     all.push_back(std::move(best));
     all.push_back(std::move(others));
