@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 
+from measured import Measured, cache_folder
+
 
 def rule(matrices: str, bits: int, layers=None) -> dict:
     made = {"matrices": matrices.split(","), "bits": bits}
@@ -80,25 +82,11 @@ class Frontier:
         self.llama = pathlib.Path(args.llama_cpp)
         self.folder = pathlib.Path(args.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.results = self.folder / "runs.jsonl"
+        self.measured = Measured(self.folder / "runs.jsonl")
         source = pathlib.Path(args.source).stem
         self.protocol = f"{source} {args.windows} windows {args.calib_seqs} sequences"
         self.floats_file = self.folder / f"{source}-f16.gguf"
         self.importance_file = self.folder / f"{source}-imatrix-{args.calib_seqs}.gguf"
-        self.runs = {}
-        if self.results.exists():
-            for line in self.results.read_text().splitlines():
-                entry = json.loads(line)
-                self.runs[entry["key"]] = entry
-
-    def remember(self, key: str, make) -> dict:
-        if key not in self.runs:
-            print(key, file=sys.stderr, flush=True)
-            entry = {"key": key, **make()}
-            with self.results.open("a") as out:
-                out.write(json.dumps(entry) + "\n")
-            self.runs[key] = entry
-        return self.runs[key]
 
     def file_of(self, name: str) -> pathlib.Path:
         return self.folder / f"{name}.gguf"
@@ -107,7 +95,8 @@ class Frontier:
         flags, rules = RECIPES[name]
         group = [] if "--group" in flags else ["--group", 64]
         words = ["--method", "gptq", *flags, *group, "--calib-seqs", self.args.calib_seqs]
-        key = " ".join(["tenfold", self.protocol, self.args.activations, name, *map(str, words), json.dumps(rules)])
+        key = " ".join(["tenfold", self.protocol, self.args.activations, name, *map(str, words),
+                        json.dumps(rules)])
 
         def make() -> dict:
             file = self.file_of(name)
@@ -125,7 +114,7 @@ class Frontier:
             return {**found, "model": name, "series": "tenfold", "seconds": made["seconds"],
                     "peak_rss_bytes": made["peak_rss_bytes"]}
 
-        return self.remember(key, make)
+        return self.measured.remember(key, make)
 
     def floats(self) -> pathlib.Path:
         """The source as F16, which llama-quantize reads."""
@@ -164,7 +153,8 @@ class Frontier:
             return {"model": f"llama.cpp {name}", "series": "llama.cpp", "seconds": seconds,
                     "ppl": float(found[1]), "bits_per_weight": float(bits[1]), "file_bytes": size}
 
-        return self.remember(" ".join(map(str, ["llama.cpp", self.protocol, name, kind, *flags])), make)
+        return self.measured.remember(
+            " ".join(["llama.cpp", self.protocol, name, kind, *flags]), make)
 
     def print(self) -> None:
         rows = []
@@ -180,26 +170,28 @@ class Frontier:
             print(f"| {row['file_bytes'] / 2**20:.1f} | {row['bits_per_weight']:.2f} | "
                   f"{row['ppl']:.2f}{' *' if best else ''} | {row['model']} |")
         with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as runs:
-            for row in rows:  # a model is found by its path
-                path = {"model": str(self.file_of(row["model"]))} if row["series"] == "tenfold" else {}
-                runs.write(json.dumps(row | path) + "\n")
+            models = []
+            for row in rows:
+                if row["series"] == "tenfold":  # a model is found by its path
+                    models.append(self.file_of(row["model"]))
+                    row = {**row, "model": str(models[-1])}
+                runs.write(json.dumps(row) + "\n")
             runs.flush()
-            models = [self.file_of(row["model"]) for row in rows if row["series"] == "tenfold"]
             if self.args.output and models:
                 run([self.tenfold, "report", "--quiet", "--force", *models, "-o",
                      self.args.output, "--runs", runs.name])
 
 
 def main() -> None:
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"), "tenfold")
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--build", default="build/release", help="folder of the build")
     add("--shared", default="../shared", help="where texts lie")
-    add("--source", default=cache / "SmolLM2-135M-Instruct.Q4_1.gguf")
-    add("--llama-cpp", default=cache / "llama.cpp-0.3.36/native/bin")
-    add("--folder", default=cache / "frontier", help="of the files made, and what was measured")
+    add("--source", default=cache_folder() / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    add("--llama-cpp", default=cache_folder() / "llama.cpp-0.3.36/native/bin")
+    add("--folder", default=cache_folder() / "frontier",
+        help="of the files made, and what was measured")
     add("--sides", default="tenfold,llama.cpp", type=lambda text: text.split(","))
     add("--calib-seqs", type=int, default=32, help="sequences of 512 tokens, for both sides")
     add("--windows", type=int, default=40)

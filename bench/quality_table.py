@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 
+from measured import Measured, cache_folder
+
 WIDTHS = {"1g64": (1, 64), "2g64": (2, 64), "2g128": (2, 128), "3g128": (3, 128), "4g128": (4, 128)}
 METHODS = {
     "RTN minmax": ["--range", "minmax"],
@@ -59,25 +61,11 @@ class Table:
         self.windows = (["--window", 512, "--score", "half", "--windows", args.windows or 100]
                         if smollm2 else ["--window", 256])
         self.has_tasks = smollm2 and args.limit > 0
-        self.results = pathlib.Path(args.results)
-        self.known = {}
-        if self.results.exists():
-            for line in self.results.read_text().splitlines():
-                entry = json.loads(line)
-                self.known[entry["key"]] = entry
-
-    def remember(self, key: str, make) -> dict:
-        if key not in self.known:
-            print(key, file=sys.stderr, flush=True)
-            entry = {"key": key, **make()}
-            with self.results.open("a") as out:
-                out.write(json.dumps(entry) + "\n")
-            self.known[key] = entry
-        return self.known[key]
+        self.measured = Measured(args.results)
 
     def quantized(self, flags, measure) -> dict:
         """What was made with these flags, and what measure(file) finds of it."""
-        with tempfile.TemporaryDirectory(dir=self.results.parent) as folder:
+        with tempfile.TemporaryDirectory(dir=self.measured.path.parent) as folder:
             file = pathlib.Path(folder, "model.gguf")
             output, seconds, memory = run([self.tenfold, "quantize", "--quiet", "--json", "-m",
                                            self.source, "-o", file, *flags])
@@ -113,16 +101,15 @@ class Table:
                       "--calib-len", self.args.calib_len]
 
         words = [flag.name if isinstance(flag, pathlib.Path) else str(flag) for flag in flags]
-        return self.remember(" ".join([self.args.model, self.args.activations,
-                                       *map(str, self.windows), str(self.args.limit), *words]),
-                             lambda: self.quantized(flags, self.evaluate))
+        key = " ".join([self.args.model, self.args.activations, *map(str, self.windows),
+                        str(self.args.limit), *words])
+        return self.measured.remember(key, lambda: self.quantized(flags, self.evaluate))
 
     def range_row(self, bits: int, group: str, kind: str, span: str) -> dict:
         flags = ["--bits", bits, "--group", group, "--min", kind, "--range", span]
-        return self.remember(" ".join([self.args.model, self.args.activations,
-                                       *map(str, [*self.windows, *flags])]),
-                             lambda: self.quantized(
-                                 flags, lambda file: self.perplexity(file, "wiki")))
+        key = " ".join(map(str, [self.args.model, self.args.activations, *self.windows, *flags]))
+        return self.measured.remember(
+            key, lambda: self.quantized(flags, lambda file: self.perplexity(file, "wiki")))
 
     def print_ranges(self) -> None:
         """Rounding to nearest: width x group x range x min, bits over the quantized matrices."""
@@ -143,8 +130,8 @@ class Table:
         columns = ["width", "method", "bits", "MiB", "wiki", "c4", *tasks, "CPU s", "MiB of memory"]
         print("| " + " | ".join(columns) + " |")
         print("|" + "---|" * len(columns))
-        full = self.remember(f"{self.args.model} source {self.windows} {self.args.limit}",
-                             lambda: self.evaluate(self.source))
+        full = self.measured.remember(f"{self.args.model} source {self.windows} {self.args.limit}",
+                                      lambda: self.evaluate(self.source))
         self.print_row("", "source", full, tasks)
         for width in self.args.only or WIDTHS:
             for method in self.args.methods or METHODS:
@@ -166,7 +153,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"), "tenfold")
 
     def names(text):
         return text.split(",")
@@ -174,7 +160,7 @@ def main() -> None:
     add("--build", default="build/release", help="folder of the build")
     add("--shared", default="../shared", help="where models, texts and tasks lie")
     add("--model", default="smollm2", help="smollm2, or a folder of SHARED/models")
-    add("--smollm2", default=cache / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    add("--smollm2", default=cache_folder() / "SmolLM2-135M-Instruct.Q4_1.gguf")
     add("--only", type=names, help=f"widths, of {','.join(WIDTHS)}")
     add("--methods", type=names, help=f"of {', '.join(METHODS)}")
     add("--windows", type=int, default=0, help="of perplexity; default: 100, opt-1m all")
@@ -183,7 +169,7 @@ def main() -> None:
     add("--calib-len", type=int, default=512)
     add("--activations", default="int8x2")
     add("--extra", default="", help="more flags for quantize")
-    add("--results", default=cache / "quality.jsonl", help="what was measured so far")
+    add("--results", default=cache_folder() / "quality.jsonl", help="what was measured so far")
     add("--ranges", action="store_true", help="rounding to nearest in every range and min kind")
     args = parser.parse_args()
     table = Table(args)

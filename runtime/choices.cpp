@@ -171,10 +171,9 @@ class Scorer {
     std::int64_t capacity = 0;
     std::int32_t sequences = 0;
     for (const Item& item : items) {
-      for (const Encoded& choice : item.choices) {
-        capacity += static_cast<std::int64_t>(choice.ids.size()) + kPageTokens;
-        ++sequences;
-      }
+      const auto choices = static_cast<std::int32_t>(item.choices.size());
+      capacity += item.cached + choices * kPageTokens;
+      sequences += choices;
     }
     KvCache kv(kv_shape(model_.info(), kv_type_), capacity, sequences);
     run_shared(items, kv);

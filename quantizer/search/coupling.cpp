@@ -48,31 +48,37 @@ Coupling query_key(const DecoderSpec& spec, std::int64_t head) {
   return coupling;
 }
 
-// Of channel `source` after turning: first * its pair's first + second * its pair's second.
-struct Turned {
+// What stands at a place: a mixture of two of the source's channels, scaled.
+struct Place {
   std::size_t first, second;
-  float of_first, of_second;
-};
+  float of_first, of_second, scale;
 
-Turned turned(const ChannelTransform& transform, std::int32_t channel) {
-  const auto source = static_cast<std::size_t>(channel);
-  const std::size_t pair = source / 2;
-  if (pair >= transform.angle.size() || transform.angle[pair] == 0) {
-    return {source, source, 1.0f, 0.0f};
+  float mix(float a, float b) const {
+    return (of_second == 0 ? a * of_first : a * of_first + b * of_second) * scale;
   }
-  const float cosine = std::cos(transform.angle[pair]);
-  const float sine = std::sin(transform.angle[pair]);
-  return source % 2 == 0 ? Turned{2 * pair, 2 * pair + 1, cosine, -sine}
-                         : Turned{2 * pair, 2 * pair + 1, sine, cosine};
-}
-
-float mix(const Turned& at, float first, float second) {
-  return at.of_second == 0 ? first * at.of_first : first * at.of_first + second * at.of_second;
-}
+};
 
 float power_of(float scale, int power) {
   if (power == 0) return 1.0f;
   return power > 0 ? scale : 1.0f / scale;
+}
+
+std::vector<Place> places_of(const ChannelTransform& transform, int power) {
+  std::vector<Place> places;
+  for (const std::int32_t channel : transform.order) {
+    const auto source = static_cast<std::size_t>(channel);
+    const std::size_t pair = source / 2;
+    Place& place = places.emplace_back(
+        Place{source, source, 1.0f, 0.0f, power_of(transform.scale[source], power)});
+    if (pair >= transform.angle.size() || transform.angle[pair] == 0) continue;
+    const float cosine = std::cos(transform.angle[pair]);
+    const float sine = std::sin(transform.angle[pair]);
+    place.first = 2 * pair;
+    place.second = 2 * pair + 1;
+    place.of_first = source % 2 == 0 ? cosine : sine;
+    place.of_second = source % 2 == 0 ? -sine : cosine;
+  }
+  return places;
 }
 
 }  // namespace
@@ -98,33 +104,27 @@ ChannelTransform::ChannelTransform(std::int64_t channels)
 void transform_rows(const FloatLayer::Part& from, const Coupling::Maker& maker,
                     const ChannelTransform& transform, FloatLayer::Part& out) {
   const auto cols = static_cast<std::size_t>(from.cols);
-  const auto first = static_cast<std::size_t>(maker.first);
-  for (std::size_t place = 0; place < transform.order.size(); ++place) {
-    const std::int32_t channel = transform.order[place];
-    const Turned at = turned(transform, channel);
-    const float scale = power_of(transform.scale[static_cast<std::size_t>(channel)], maker.power);
-    const float* a = from.weight.data() + (first + at.first) * cols;
-    const float* b = from.weight.data() + (first + at.second) * cols;
-    float* to = out.weight.data() + (first + place) * cols;
-    for (std::size_t c = 0; c < cols; ++c) to[c] = mix(at, a[c], b[c]) * scale;
-    if (from.bias.empty()) continue;
-    out.bias[first + place] =
-        mix(at, from.bias[first + at.first], from.bias[first + at.second]) * scale;
+  auto row = static_cast<std::size_t>(maker.first);
+  const float* weight = from.weight.data() + row * cols;
+  const float* bias = from.bias.empty() ? nullptr : from.bias.data() + row;
+  for (const Place& place : places_of(transform, maker.power)) {
+    const float* a = weight + place.first * cols;
+    const float* b = weight + place.second * cols;
+    float* to = out.weight.data() + row * cols;
+    for (std::size_t c = 0; c < cols; ++c) to[c] = place.mix(a[c], b[c]);
+    if (bias != nullptr) out.bias[row] = place.mix(bias[place.first], bias[place.second]);
+    ++row;
   }
 }
 
 void transform_columns(const FloatLayer::Part& from, const Coupling::Reader& reader,
                        const ChannelTransform& transform, FloatLayer::Part& out) {
-  const auto cols = static_cast<std::size_t>(from.cols);
-  const auto first = static_cast<std::size_t>(reader.first);
-  for (std::size_t place = 0; place < transform.order.size(); ++place) {
-    const std::int32_t channel = transform.order[place];
-    const Turned at = turned(transform, channel);
-    const float scale = 1.0f / transform.scale[static_cast<std::size_t>(channel)];
-    for (std::size_t row = 0; row < static_cast<std::size_t>(from.rows); ++row) {
-      const float* w = from.weight.data() + row * cols + first;
-      out.weight[row * cols + first + place] = mix(at, w[at.first], w[at.second]) * scale;
-    }
+  const std::vector<Place> places = places_of(transform, -1);
+  for (std::int64_t row = 0; row < from.rows; ++row) {
+    const std::int64_t begin = row * from.cols + reader.first;
+    const float* w = from.weight.data() + begin;
+    float* to = out.weight.data() + begin;
+    for (const Place& place : places) *to++ = place.mix(w[place.first], w[place.second]);
   }
 }
 

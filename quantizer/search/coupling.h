@@ -5,7 +5,6 @@
 // Which moves are exact follows from the spec alone; tests/quantizer/coupling_test.cpp proves it.
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <vector>
 

@@ -30,6 +30,12 @@ void expect_sentence(const ProcessResult& result, int exit_code, const std::stri
   EXPECT_EQ(result.out, "");
 }
 
+std::string prose() {
+  std::string text;
+  for (int i = 0; i < 300; ++i) text += "House " + std::to_string(i * 7919 % 1000) + " sleeps. ";
+  return text;
+}
+
 TEST(QuantizeCommand, ReportsWhatInspectFinds) {
   const ScratchFolder folder;
   for (const char* name : {"llama-gqa-rope3-tied", "opt-post-ln-proj"}) {
@@ -147,9 +153,7 @@ TEST(QuantizeCommand, ValuesThatAreNot) {
 TEST(QuantizeCommand, CalibratesAndTellsAboutIt) {
   const ScratchFolder folder;
   const auto model = tiny_model(folder, "llama-gqa-rope3-tied");
-  std::string prose;
-  for (int i = 0; i < 300; ++i) prose += "House " + std::to_string(i * 7919 % 1000) + " sleeps. ";
-  const auto text = folder.write("prose.txt", prose);
+  const auto text = folder.write("prose.txt", prose());
   const auto recipe =
       folder.write("recipe.json",
                    R"({"passes": ["awq", "omniquant", "gptq", "tune"], "bits": 2, "group": 32,
@@ -194,8 +198,6 @@ TEST(QuantizeCommand, CalibratesAndTellsAboutIt) {
 // Killed again and again at other moments, without a chance to save anything.
 TEST(QuantizeCommand, ResumesAfterKills) {
   const ScratchFolder folder;
-  std::string prose;
-  for (int i = 0; i < 300; ++i) prose += "House " + std::to_string(i * 7919 % 1000) + " sleeps. ";
   std::vector<std::string> command = {"quantize",
                                       "--quiet",
                                       "-m",
@@ -217,7 +219,7 @@ TEST(QuantizeCommand, ResumesAfterKills) {
                                       "--epochs",
                                       "3",
                                       "-o"};
-  command[5] = folder.write("prose.txt", prose);
+  command[5] = folder.write("prose.txt", prose());
   const auto with = [&](std::vector<std::string> more) {
     std::vector<std::string> whole = command;
     whole.insert(whole.end(), more.begin(), more.end());

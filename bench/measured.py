@@ -1,0 +1,32 @@
+"""What long measurements found so far, so that they go on where they stopped."""
+
+import json
+import os
+import pathlib
+import sys
+
+
+def cache_folder() -> pathlib.Path:
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"), "tenfold")
+
+
+class Measured:
+    """A file of JSON lines, each with the key it was measured under."""
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+        self.entries = {}
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                entry = json.loads(line)
+                self.entries[entry["key"]] = entry
+
+    def remember(self, key: str, make) -> dict:
+        """The entry of the key; make() measures it where there is none."""
+        if key not in self.entries:
+            print(key, file=sys.stderr, flush=True)
+            entry = {"key": key, **make()}
+            with self.path.open("a") as out:
+                out.write(json.dumps(entry) + "\n")
+            self.entries[key] = entry
+        return self.entries[key]
