@@ -110,18 +110,18 @@ std::int64_t CalibratedModel::input_cols(LinearInput input) const {
   }
 }
 
-const Norm* CalibratedModel::reader_of(std::int64_t layer, LinearInput input) const {
+std::vector<float> CalibratedModel::reader_of(std::int64_t layer, LinearInput input) const {
   const DecoderSpec& spec = model_->spec();
-  if (spec.post_norm) return nullptr;
-  if (input == LinearInput::attn_output) return &layer_weights(layer).ffn_norm;
-  if (input != LinearInput::down) return nullptr;
-  if (layer + 1 < spec.layers) return &layer_weights(layer + 1).attn_norm;
-  return spec.final_norm ? &model_->weights().final_norm : nullptr;
+  if (spec.post_norm) return {};
+  if (input == LinearInput::attn_output) return layer_weights(layer).ffn_norm.weight;
+  if (input != LinearInput::down) return {};
+  if (layer + 1 < spec.layers) return layer_weights(layer + 1).attn_norm.weight;
+  return spec.final_norm ? model_->weights().final_norm.weight : std::vector<float>();
 }
 
-// Divides each token's row by the root of the size of the stream that leaves the layer, as the norm
-// reads it: an error of a token whose stream is massive means less (docs/design.md).
-void CalibratedModel::weigh_tokens(const Norm& reader, std::vector<float>& x) {
+// Divides each token's row by the root of the size of the stream that its product is added to, as
+// the norm reads it: an error of a token whose stream is massive means less (docs/design.md).
+void CalibratedModel::weigh_tokens(std::span<const float> reader, std::vector<float>& x) {
   const auto dim = static_cast<std::size_t>(model_->info().dim);
   const auto tokens = static_cast<std::size_t>(batch_.size());
   const std::size_t cols = x.size() / tokens;
@@ -129,7 +129,7 @@ void CalibratedModel::weigh_tokens(const Norm& reader, std::vector<float>& x) {
   for (std::size_t t = 0; t < tokens; ++t) {
     double power = 0;
     for (std::size_t c = 0; c < dim; ++c) {
-      const auto read = static_cast<double>(stream[t * dim + c] * reader.weight[c]);
+      const auto read = static_cast<double>(stream[t * dim + c] * reader[c]);
       power += read * read / static_cast<double>(dim);
     }
     const float scale = power > 0 ? static_cast<float>(std::pow(power, -0.25)) : 1.0f;
@@ -137,23 +137,26 @@ void CalibratedModel::weigh_tokens(const Norm& reader, std::vector<float>& x) {
   }
 }
 
-CalibratedModel::Observed CalibratedModel::observe(LinearInput input, const Norm* reader,
+CalibratedModel::Observed CalibratedModel::observe(LinearInput input,
+                                                   const std::vector<float>& reader,
                                                    const std::function<void()>& run) {
   Observed observed;
   if (looks_at_inputs(recipe_)) observed.hessian.emplace(input_cols(input));
-  if (reader != nullptr) observed.held_out.row_weight = reader->weight;
+  observed.held_out.row_weight = reader;
   const std::size_t all = calibration_.sequences.size();
   const std::size_t first_held_out = std::min(trained(), all - 1);
   std::vector<float> seen;
+  // What is observed for a norm ends where that norm is read: the stream is then what it reads.
+  const bool reader_is_ffn_norm = !reader.empty() && input == LinearInput::attn_output;
   ws_.input_tap = [&](LinearInput at, const float* x, std::int64_t tokens, std::int64_t cols) {
-    if (at != input) return true;
+    if (at != input) return !(reader_is_ffn_norm && at == LinearInput::mlp);
     seen.assign(x, x + tokens * cols);
-    return reader != nullptr;
+    return !reader.empty();
   };
   for (std::size_t sequence = 0; sequence < all; ++sequence) {
     load_sequence(sequence);
     run();
-    if (reader != nullptr) weigh_tokens(*reader, seen);
+    if (!reader.empty()) weigh_tokens(reader, seen);
     if (sequence < trained() && observed.hessian) {
       observed.hessian->add(seen.data(), batch_.size(), *ws_.backend);
     }
@@ -263,13 +266,9 @@ LearnResult CalibratedModel::learn(std::int64_t layer, Block& block,
                                    const LearnOptions& options) {
   const auto all = static_cast<std::int64_t>(calibration_.sequences.size());
   const DecoderSpec& spec = model_->spec();
-  BlockData data{residual_.as<float>(),
-                 full_.as<float>(),
-                 all,
-                 all - static_cast<std::int64_t>(trained()),
-                 {}};
-  const Norm* reader = reader_of(layer, LinearInput::down);
-  if (reader != nullptr) data.reader = reader->weight;
+  const std::vector<float> reader = reader_of(layer, LinearInput::down);
+  const BlockData data{residual_.as<float>(), full_.as<float>(), all,
+                       all - static_cast<std::int64_t>(trained()), reader};
   return learn_block(block, spec, layer_weights(layer), by_role, data, batch_.size(), options,
                      busy_);
 }
@@ -382,6 +381,10 @@ LayerLosses CalibratedModel::quantize_layer(std::int64_t i, std::vector<Matrix> 
                                             const std::function<void(std::int64_t)>& done) {
   LayerLosses losses;
   if (learns(recipe_)) make_targets(i, matrices, pool);
+  // Before AWQ or OmniQuant divides the layer's own norm.
+  std::array<std::vector<float>, std::size(kInputs)> readers;
+  for (const LinearInput input : kInputs)
+    readers[static_cast<std::size_t>(input)] = reader_of(i, input);
   const bool looks_first =
       recipe_.awq || (recipe_.omniquant && recipe_.range == RangeKind::weighted);
   std::vector<Hessian> hessians;  // of inputs before anything is scaled or rounded
@@ -391,8 +394,8 @@ LayerLosses CalibratedModel::quantize_layer(std::int64_t i, std::vector<Matrix> 
   hessians.clear();
   std::int64_t weights = 0;
   for (const LinearInput input : kInputs) {
-    const Observed observed =
-        observe(input, reader_of(i, input), [&] { model_->layer(i, batch_, kv_, ws_); });
+    const Observed observed = observe(input, readers[static_cast<std::size_t>(input)],
+                                      [&] { model_->layer(i, batch_, kv_, ws_); });
     gptq_.reset();
     // All are made from the inputs as they are now, then replaced.
     std::vector<std::pair<LayerMatrix, QuantizedMatrix>> made;
@@ -421,7 +424,7 @@ CalibratedModel::Head CalibratedModel::quantize_head(
   for (std::int64_t t = 0; t < batch_.size(); ++t) {
     batch_.logit_rows.push_back(static_cast<std::int32_t>(t));
   }
-  const Observed observed = observe(LinearInput::head, nullptr, [&] { model_->head(batch_, ws_); });
+  const Observed observed = observe(LinearInput::head, {}, [&] { model_->head(batch_, ws_); });
   gptq_.reset();
   Head made;
   made.weight = realize_matrix(head, observed, made.loss, pool,

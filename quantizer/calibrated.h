@@ -83,14 +83,16 @@ class CalibratedModel {
     std::optional<Hessian> hessian;  // where the recipe uses it
     HeldOut held_out;
   };
-  // The norm that reads what the products of an input add to the residual stream; null: none does.
-  const Norm* reader_of(std::int64_t layer, LinearInput input) const;
-  void weigh_tokens(const Norm& reader, std::vector<float>& x);
+  // Weights of the norm that reads the stream to which the products of an input are added; none
+  // where no norm does.
+  std::vector<float> reader_of(std::int64_t layer, LinearInput input) const;
+  void weigh_tokens(std::span<const float> reader, std::vector<float>& x);
   Buffer stream(const Resources& resources) const;  // of all tokens
   std::size_t trained() const noexcept;             // sequences that are not held out
   void load_sequence(std::size_t sequence);
   // run() takes ws_.x, a sequence after the other, to where `input` is read.
-  Observed observe(LinearInput input, const Norm* reader, const std::function<void()>& run);
+  Observed observe(LinearInput input, const std::vector<float>& reader,
+                   const std::function<void()>& run);
   std::vector<Hessian> observe_all(std::int64_t layer);
   void advance(std::int64_t i);
   void scale_inputs(std::int64_t layer, const std::vector<Hessian>& hessians,

@@ -82,7 +82,7 @@ const std::vector<float>& vector_of(LayerWeights& layer, const std::string& name
 
 // Of the passes: another number where they make other layers of the same recipe, so that nobody's
 // half-done work is finished by another version.
-constexpr int kAlgorithms = 2;
+constexpr int kAlgorithms = 3;
 
 class Run {
  public:
