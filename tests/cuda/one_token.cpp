@@ -56,14 +56,11 @@ OneToken::OneToken(const MatrixView& weight, const std::vector<float>& x) : weig
   scalar_kernels().prepare(args, 0, 1);
 }
 
-PackedArgs OneToken::args(float* y, const float* bias, bool accumulate) const {
-  return {bands_.data(), weight_.n_bands, weight_.rows, bias, input_, y, weight_.rows, accumulate};
-}
-
 std::vector<float> OneToken::on_cpu(const KernelTable& kernels, std::vector<float> y,
                                     const float* bias, bool accumulate) const {
-  kernels.linear_packed(args(y.data(), bias, accumulate), 0, divide_up(weight_.rows, kPanelRows),
-                        nullptr);
+  const PackedArgs args{bands_.data(), weight_.n_bands, weight_.rows, bias,
+                        input_,        y.data(),        weight_.rows, accumulate};
+  kernels.linear_packed(args, 0, divide_up(weight_.rows, kPanelRows), nullptr);
   return y;
 }
 

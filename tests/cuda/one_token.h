@@ -13,8 +13,8 @@ class OneToken {
   // `weight` outlives this; x: [weight.cols].
   OneToken(const MatrixView& weight, const std::vector<float>& x);
 
+  const PreparedInput& input() const { return input_; }
   // y: [weight.rows], also what is added to where `accumulate`.
-  PackedArgs args(float* y, const float* bias, bool accumulate) const;
   std::vector<float> on_cpu(const KernelTable& kernels, std::vector<float> y, const float* bias,
                             bool accumulate) const;
 

@@ -1,0 +1,95 @@
+#include "kernels/cuda/device_layout.h"
+
+#include <cstring>
+#include <span>
+
+#include "kernels/formats/all.h"
+#include "kernels/formats/codec.h"
+
+namespace tenfold::cuda {
+namespace {
+
+std::span<const Plane> planes_of(Format format) {
+  switch (format) {
+#define PACKED_FORMAT(id, name, Type) \
+  case Format::name:                  \
+    return Type::planes;
+#include "kernels/formats/formats.def"
+    default:
+      return {};
+  }
+}
+
+// One row's codes, [segments * kSegmentCols], into its panel's segments.
+void put_codes(Format format, const std::uint8_t* codes, int row, std::int64_t segments,
+               std::int64_t segment_bytes, std::byte* panel) {
+  const int bits = format_traits(format).bits;
+  for (std::int64_t c = 0; c < segments * kSegmentCols; ++c) {
+    const auto in = static_cast<int>(c % kSegmentCols);
+    const int lane = row / 2 * 4 + in % 16 / 4;
+    const int quad = in % 128 / 16;
+    int before = 0;
+    for (const Plane& plane : planes_of(format)) {
+      const int dword = in / 128 * 2 * bits + 2 * (before + quad * plane.bits / 8) + row % 2;
+      const int place = (dword / 4 * 32 + lane) * 16 + dword % 4 * 4 + in % 4;
+      const unsigned code = codes[c] >> plane.shift & ((1u << plane.bits) - 1);
+      const int field = quad % (8 / plane.bits);
+      panel[c / kSegmentCols * segment_bytes + place] |=
+          static_cast<std::byte>(code << field * plane.bits);
+      before += plane.bits;
+    }
+  }
+}
+
+// Scale and minimum of one row and group, as entry `i` of a segment.
+void put_factors(const Band& band, std::int64_t groups, std::int64_t row, std::int64_t group, int i,
+                 int block, std::byte* to) {
+  const std::int64_t in_panel = row % kPanelRows;
+  const std::int64_t at = row / kPanelRows * groups + group;
+  const int per_segment = kSegmentCols / block;
+  const std::int64_t entry = (in_panel / 2 * per_segment + i) * 2 + in_panel % 2;
+  const auto* scale = band.scale + (at * kPanelRows + in_panel) * 2;
+  std::memcpy(to + entry * 2, scale, 2);
+  to += per_segment * kPanelRows * 2;
+  if (band.min_kind == MinKind::f16) {
+    std::memcpy(to + entry * 2, band.min + (at * kPanelRows + in_panel) * 2, 2);
+  } else if (band.min_kind == MinKind::zero) {
+    const std::byte* zeros = band.min + at * 2 * format_traits(band.format).bits;
+    to[entry] = static_cast<std::byte>(unpack_zero(band.format, zeros, static_cast<int>(in_panel)));
+  }
+}
+
+}  // namespace
+
+DeviceWeights device_weights(const Band& band, std::int64_t rows) {
+  const PackedLayout layout =
+      packed_layout(band.format, band.min_kind, rows, band.cols(), band.group);
+  const std::int64_t segments = (band.cols() + kSegmentCols - 1) / kSegmentCols;
+  const bool whole_row = layout.groups == 1;
+  DeviceWeights result;
+  result.block = static_cast<int>(whole_row ? kMaxActivationBlock : band.group);
+  const int factors = factor_bytes(result.block, static_cast<int>(band.min_kind));
+  const int code_bytes = format_traits(band.format).bits * 512;
+  result.segment_bytes = code_bytes + (whole_row ? 0 : factors);
+  result.segments.resize(static_cast<std::size_t>(layout.panels * segments * result.segment_bytes));
+  if (whole_row) result.row_factors.resize(static_cast<std::size_t>(layout.panels * factors));
+  const std::int64_t per_segment = kSegmentCols / result.block;
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(segments * kSegmentCols));
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const std::int64_t panel = row / kPanelRows;
+    const auto in_panel = static_cast<int>(row % kPanelRows);
+    unpack_panel_row(band.format, band.codes + panel * layout.panel_code_bytes, in_panel,
+                     band.cols(), codes.data());
+    std::byte* to = result.segments.data() + panel * segments * result.segment_bytes;
+    put_codes(band.format, codes.data(), in_panel, segments, result.segment_bytes, to);
+    for (std::int64_t i = 0; i < (whole_row ? per_segment : layout.groups); ++i) {
+      put_factors(band, layout.groups, row, whole_row ? 0 : i, static_cast<int>(i % per_segment),
+                  result.block,
+                  whole_row ? result.row_factors.data() + panel * factors
+                            : to + i / per_segment * result.segment_bytes + code_bytes);
+    }
+  }
+  return result;
+}
+
+}  // namespace tenfold::cuda

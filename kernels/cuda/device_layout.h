@@ -1,0 +1,62 @@
+#pragma once
+// How packed weights and activations lie on a CUDA device: weights are reordered once, at upload,
+// so that each lane of a warp loads what it multiplies 16 bytes at a time.
+//
+// A panel (16 rows) is cut into segments of kSegmentCols columns, the last one padded with codes 0.
+// A segment holds
+//
+//   codes    [bits][32 lanes] of 16 bytes
+//   scales   [8 lane groups][groups of the segment][2 rows] f16
+//   minima   in the same order: u8 zero points (MinKind::zero), f16 (f16), nothing (midrise)
+//
+// Lane 4g + q has rows 2g and 2g + 1 of the panel. In step j of a segment, an mma.m16n8k32 over its
+// columns 32j ... 32j + 31, it has columns 4q ... 4q + 3 of both halves of 16. Its codes of a row
+// and 128 columns (4 steps) are 8 quads, in the order step, half; byte b of a quad is column b. A
+// plane of b bits keeps them in b dwords: quad i is field i % (8 / b) of dword i b / 8. Dwords come
+// in the order [128 columns][plane][dword][row of the pair].
+//
+// Where a group is the whole row, its scales and minima lie apart, once for each panel, as those of
+// a segment whose groups of kMaxActivationBlock columns are all alike.
+//
+// Activations are int8, padded with zeros to whole segments of columns and kTile tokens. 128
+// columns lie in the order q, step, half, byte: 32 bytes a lane.
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/formats/plane.h"
+#include "kernels/matrix.h"
+
+#ifdef __CUDACC__
+#define TENFOLD_ANYWHERE __host__ __device__
+#else
+#define TENFOLD_ANYWHERE
+#endif
+
+namespace tenfold::cuda {
+
+inline constexpr int kSegmentCols = 256;
+inline constexpr int kSuper = 4;  // segments that are summed before they meet others
+inline constexpr int kTile = 8;   // tokens
+
+// Where column c of 128 stands among prepared activations.
+TENFOLD_ANYWHERE constexpr int activation_place(int c) {
+  return c % 16 / 4 * 32 + c / 32 * 8 + c % 32 / 16 * 4 + c % 4;
+}
+
+// Bytes of a segment's scales and minima; block: columns of an activation block; min_kind: an id.
+TENFOLD_ANYWHERE constexpr int factor_bytes(int block, int min_kind) {
+  return kSegmentCols / block * kPanelRows * (2 + (min_kind == 0 ? 1 : min_kind == 2 ? 2 : 0));
+}
+
+struct DeviceWeights {
+  std::vector<std::byte> segments;     // [panels][segments]
+  std::vector<std::byte> row_factors;  // [panels] where a group is the whole row, else empty
+  int segment_bytes = 0;
+  int block = 0;  // columns of an activation block: 32, 64 or 128
+};
+// Of a packed band of `rows` rows. Groups are 32, 64 or 128 columns, or the whole row.
+DeviceWeights device_weights(const Band& band, std::int64_t rows);
+
+}  // namespace tenfold::cuda
