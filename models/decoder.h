@@ -19,6 +19,7 @@ class Decoder : public Model {
   const DecoderSpec& spec() const noexcept { return spec_; }
   // To look at and to replace, matrix by matrix, with others of the same shape.
   DecoderWeights& weights() noexcept { return weights_; }
+  const DecoderWeights& weights() const noexcept { return weights_; }
   void begin(const Batch& batch, Workspace& ws) const override;
   void embed(const Batch& batch, Workspace& ws) const override;
   void layer(std::int64_t i, const Batch& batch, const KvCache& kv, Workspace& ws) const override;

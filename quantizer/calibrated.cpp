@@ -415,6 +415,10 @@ LayerLosses CalibratedModel::quantize_layer(std::int64_t i, std::vector<Matrix> 
     }
   }
   if (recipe_.tune) tune(i, matrices, losses, pool);
+  for (Matrix& matrix : matrices) {
+    losses.factors[static_cast<std::size_t>(matrix.role)] = {std::move(matrix.plan.col_factor),
+                                                             std::move(matrix.plan.row_factor)};
+  }
   advance(i);
   return losses;
 }

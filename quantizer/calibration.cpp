@@ -6,19 +6,13 @@
 
 #include "kernels/error.h"
 #include "quantizer/fnv.h"
+#include "quantizer/random.h"
 #include "runtime/files/json_file.h"
 #include "runtime/files/mapped_file.h"
 #include "runtime/utf8.h"
 
 namespace tenfold {
 namespace {
-
-std::uint64_t splitmix64(std::uint64_t& state) {
-  std::uint64_t z = state += 0x9e3779b97f4a7c15;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-  return z ^ (z >> 31);
-}
 
 std::uint64_t hash_ids(const std::vector<std::vector<TokenId>>& sequences) {
   Fnv hash;

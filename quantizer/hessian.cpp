@@ -105,6 +105,27 @@ double Hessian::mean(std::int64_t i, std::int64_t j) const noexcept {
   return sum_[static_cast<std::size_t>(i * cols_ + j)] / static_cast<double>(tokens_);
 }
 
+Hessian Hessian::of(std::span<const std::int32_t> columns, std::span<const float> factors) const {
+  const auto n = columns.empty() ? cols_ : static_cast<std::int64_t>(columns.size());
+  const auto from = [&](std::int64_t i) {
+    return columns.empty() ? i : std::int64_t{columns[static_cast<std::size_t>(i)]};
+  };
+  const auto factor = [&](std::int64_t i) {
+    return factors.empty() ? 1.0 : static_cast<double>(factors[static_cast<std::size_t>(i)]);
+  };
+  Hessian result(n);
+  result.tokens_ = tokens_;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double* row = sum_.data() + from(i) * cols_;
+    for (std::int64_t j = 0; j < n; ++j) {
+      result.sum_[static_cast<std::size_t>(i * n + j)] = row[from(j)] * factor(i) * factor(j);
+    }
+    result.magnitude_[static_cast<std::size_t>(i)] =
+        magnitude_[static_cast<std::size_t>(from(i))] * factor(i);
+  }
+  return result;
+}
+
 std::vector<float> Hessian::diagonal() const {
   std::vector<float> result(static_cast<std::size_t>(cols_));
   for (std::int64_t c = 0; c < cols_; ++c) {

@@ -3,6 +3,7 @@
 // of them.
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -20,6 +21,8 @@ class Hessian {
   void add(const float* x, std::int64_t tokens, Backend& backend);
   std::int64_t cols() const noexcept { return cols_; }
   std::int64_t tokens() const noexcept { return tokens_; }
+  // Of these inputs (of all, where `columns` is empty), each times its factor (empty: 1).
+  Hessian of(std::span<const std::int32_t> columns, std::span<const float> factors) const;
   // Throws bad_request where an input was not: everything after it would be chosen by chance.
   void require_finite() const;
   double mean(std::int64_t i, std::int64_t j) const noexcept;

@@ -39,6 +39,27 @@ nlohmann::ordered_json to_json(const LayerLosses& losses) {
   return json;
 }
 
+nlohmann::ordered_json to_json(const LayerFactors& factors) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  for (std::size_t i = 0; i < kLayerMatrices; ++i) {
+    if (factors[i].col.empty() && factors[i].row.empty()) continue;
+    json[std::string(name_of(static_cast<LayerMatrix>(i)))] = {{"col", factors[i].col},
+                                                               {"row", factors[i].row}};
+  }
+  return json;
+}
+
+LayerFactors read_factors(const nlohmann::json& json) {
+  LayerFactors factors;
+  for (std::size_t i = 0; i < kLayerMatrices; ++i) {
+    const auto found = json.find(std::string(name_of(static_cast<LayerMatrix>(i))));
+    if (found == json.end()) continue;
+    factors[i].col = found->at("col").get<std::vector<float>>();
+    factors[i].row = found->at("row").get<std::vector<float>>();
+  }
+  return factors;
+}
+
 double relative_loss(const RowReader& source, const MatrixPlan& plan, const MatrixView& quantized,
                      const HeldOut& held_out, Backend& backend, const std::string& what) {
   MatrixPlan plain;  // rows in the source's order of columns

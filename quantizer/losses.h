@@ -29,7 +29,10 @@ struct LayerLosses {
   std::array<std::optional<double>, kLayerInputs> awq_ratio;  // by LinearInput
   // Of the layer's outputs, before and after learning: OmniQuant's ranges, and tuned grids.
   std::optional<std::array<double, 2>> ranges, tuned;
+  LayerFactors factors;  // not part of the JSON
 };
+nlohmann::ordered_json to_json(const LayerFactors& factors);
+LayerFactors read_factors(const nlohmann::json& json);
 // {"nearest", "chosen"}
 nlohmann::ordered_json to_json(const MatrixLoss& loss);
 // {"matrices": {"q": {...}, ...}, "awq_ratio": {"qkv": r, ...},

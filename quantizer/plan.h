@@ -2,6 +2,7 @@
 // What is made of each tensor of a model: a Recipe is what a person asks, a Plan what was decided.
 // Plans are small data; realizing one (rtn/realize.h) is a pure function of source and plan.
 
+#include <array>
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
@@ -16,6 +17,7 @@
 #include "quantizer/omniquant/options.h"
 #include "quantizer/range.h"
 #include "quantizer/roles.h"
+#include "quantizer/search/options.h"
 
 namespace tenfold {
 
@@ -39,6 +41,12 @@ struct MatrixPlan {
 };
 // Its map points into the plan.
 MatrixView layout_of(const MatrixPlan& plan, std::int64_t rows, std::int64_t cols);
+
+// What passes multiplied a matrix with before it was rounded; empty: 1.
+struct Factors {
+  std::vector<float> col, row;
+};
+using LayerFactors = std::array<Factors, kLayerMatrices>;
 
 inline constexpr int kFloatBits = 16;  // of embeddings and head: not quantized
 inline constexpr int kMixedHighBits = 4;
@@ -67,9 +75,10 @@ struct Recipe {
   bool act_order = true;  // gptq: the strongest inputs first
   bool awq = false;       // scale the input channels first, by how strong they are
   bool omniquant =
-      false;           // learn grids (and channel scales) layer by layer before codes are chosen
-  bool tune = false;   // then learn the grids again, for the codes that were chosen
-  LearnOptions learn;  // of omniquant and tune
+      false;             // learn grids (and channel scales) layer by layer before codes are chosen
+  bool tune = false;     // then learn the grids again, for the codes that were chosen
+  LearnOptions learn;    // of omniquant and tune
+  SearchOptions search;  // after all passes; no steps: none
   double mixed = 0;  // this share of a matrix's input columns gets kMixedHighBits, the rest `bits`
   std::vector<Rule> rules;  // a later one beats an earlier one; their matrices are not mixed
 };

@@ -11,9 +11,10 @@
 #include "kernels/error.h"
 #include "models/gguf_output.h"
 #include "quantizer/checkpoint.h"
-#include "quantizer/fnv.h"
+#include "quantizer/identity.h"
 #include "quantizer/roles.h"
 #include "quantizer/rtn/realize.h"
+#include "quantizer/search/search_model.h"
 #include "runtime/files/json_file.h"
 #include "runtime/files/output_file.h"
 #include "runtime/files/packed_matrix.h"
@@ -80,9 +81,7 @@ const std::vector<float>& vector_of(LayerWeights& layer, const std::string& name
   return dense_of(layer, layer_matrix(name)).bias;
 }
 
-// Of the passes: another number where they make other layers of the same recipe, so that nobody's
-// half-done work is finished by another version.
-constexpr int kAlgorithms = 3;
+constexpr const char* kFactorsNote = "factors";  // of a finished layer
 
 class Run {
  public:
@@ -146,7 +145,7 @@ class Run {
       start_calibration();
       metadata.set(std::string(kCalibrationHashKey),
                    fmt::format("{:016x}", calibrated_->calibration().hash));
-      result.losses = make_layers(plan);
+      result.losses = make_layers(plan, result.factors);
       metadata.set(std::string(kLossesKey), result.losses);
       calibrated_.reset();
     }
@@ -187,16 +186,21 @@ class Run {
   }
 
   // Makes every layer and leaves it in the checkpoint's folder. Returns what became of them, JSON.
-  std::string make_layers(const Plan& plan) {
+  std::string make_layers(const Plan& plan, std::vector<LayerFactors>& factors) {
     nlohmann::ordered_json losses = nlohmann::ordered_json::array();
     std::uint64_t done = 0;
     for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
       if (!restore_layer(plan, layer)) {
-        const nlohmann::ordered_json made = to_json(quantize_layer(plan, layer, done));
-        checkpoint_->save(layer, layer_parts(plan, layer), made.dump());
+        const LayerLosses made = quantize_layer(plan, layer, done);
+        nlohmann::ordered_json kept = to_json(made);
+        kept[kFactorsNote] = to_json(made.factors);
+        checkpoint_->save(layer, layer_parts(plan, layer), kept.dump());
       }
       ++finished_layers_;
-      losses.push_back(note(layer));
+      nlohmann::ordered_json kept = note(layer);
+      factors.push_back(read_factors(kept[kFactorsNote]));
+      kept.erase(kFactorsNote);
+      losses.push_back(std::move(kept));
       calibrated_->layer_weights(layer) = {};
       for (const TensorPlan& tensor : plan.tensors) {
         if (layer_of(tensor.name) == layer) done += elements_of(tensors_[tensor.source]);
@@ -260,39 +264,15 @@ class Run {
     const CalibrationOptions& options = options_.recipe.calibration;
     Calibration calibration = draw_calibration(*tokenizer, calibration_text(options.file), options);
     const auto start = options_.resume ? Checkpoint::Start::resume : Checkpoint::Start::fresh;
-    checkpoint_.emplace(
-        output_,
-        fmt::format("{} {} {:016x} {:016x} {}", kAlgorithms, to_json(options_.recipe),
-                    calibration.hash, source_fingerprint(), choose_kernels(options_.isa).isa),
-        start, options_.overwrite);
+    checkpoint_.emplace(output_,
+                        run_identity(options_.recipe, calibration, spec_, tensors_,
+                                     choose_kernels(options_.isa).isa),
+                        start, options_.overwrite);
     calibrated_ = std::make_unique<CalibratedModel>(
         source_, std::move(calibration), options_.recipe,
         CalibratedModel::Resources{pool_.size(), options_.isa, checkpoint_->folder(),
                                    options_.spill_above},
         [this] { report(reported_); });
-  }
-
-  // Of what the model computes beside its weights, and names, sizes and first bytes of all tensors.
-  std::uint64_t source_fingerprint() const {
-    Fnv hash;
-    const auto add = [&](const auto& value) { hash.add(std::as_bytes(std::span(&value, 1))); };
-    add(spec_.norm_eps);
-    add(spec_.heads);
-    add(spec_.kv_heads);
-    add(spec_.post_norm);
-    if (spec_.rope.enabled) {
-      for (const double frequency : spec_.rope.frequencies(spec_.head_dim)) add(frequency);
-    }
-    for (const ModelTensor& tensor : tensors_) {
-      const SourceWeight& weight = tensor.rows.weight();
-      const std::span<const std::byte> bytes =
-          weight.tensor != nullptr ? weight.tensor->data : parts(*weight.packed).front();
-      const std::uint64_t size = bytes.size();
-      hash.add(std::as_bytes(std::span(tensor.info.name)));
-      hash.add(std::as_bytes(std::span(&size, 1)));
-      hash.add(bytes.first(std::min<std::size_t>(bytes.size(), 256)));
-    }
-    return hash.value();
   }
 
   // What the file holds of a layer, in its order, where the running model has it.
@@ -399,6 +379,7 @@ QuantizeResult quantize(const std::shared_ptr<const ModelSource>& source,
                         const std::filesystem::path& output, const QuantizeOptions& options,
                         const std::function<bool(std::uint64_t, std::uint64_t)>& progress) {
   validate(options.recipe);
+  if (options.recipe.search.steps > 0) return search_model(source, output, options, progress);
   return Run(source, output, options, progress).run();
 }
 

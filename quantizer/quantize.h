@@ -12,6 +12,7 @@
 
 #include "quantizer/calibrated.h"
 #include "quantizer/plan.h"
+#include "quantizer/search/search.h"
 #include "runtime/model_source.h"
 
 namespace tenfold {
@@ -24,6 +25,9 @@ struct QuantizeOptions {
   bool dry_run = false;                   // plan and measure, write nothing
   std::size_t spill_above = kSpillAbove;  // bytes of activations that go to a file
   bool resume = false;  // go on with the finished layers of an interrupted calibrated run
+  std::int64_t checkpoint_every = 100;  // steps of a search after which it is saved
+  // Called after each step of a search; false interrupts it.
+  std::function<bool(const SearchStep&, const SearchCounts&)> on_search_step;
 };
 
 struct QuantizedSize {
@@ -34,10 +38,11 @@ struct QuantizedSize {
 
 struct QuantizeResult {
   std::int64_t tensors = 0;
-  QuantizedSize all, quantized;  // all tensors; the quantized matrices alone
-  std::int64_t clipped = 0;      // values beyond F16's range among those stored as F16
-  std::string losses;            // of calibrated runs: JSON, an array of layers (losses.h)
-  bool split_head = false;       // embedding and head were one matrix and are now two
+  QuantizedSize all, quantized;       // all tensors; the quantized matrices alone
+  std::int64_t clipped = 0;           // values beyond F16's range among those stored as F16
+  std::string losses;                 // of calibrated runs: JSON, an array of layers (losses.h)
+  std::vector<LayerFactors> factors;  // likewise, of each layer
+  bool split_head = false;            // embedding and head were one matrix and are now two
 };
 
 // progress(done, total) in weights; false cancels. Nothing is left behind, except that a run with

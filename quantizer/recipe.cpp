@@ -36,9 +36,35 @@ void check_share(const char* what, double share) {
   throw_error(ErrorCode::bad_request, "{} must lie between 0 and 1, found {}", what, share);
 }
 
+void check_search(const SearchOptions& search, double mixed) {
+  if (search.steps == 0) return;
+  if (search.steps < 0 || search.local < 0 || search.matched < 0 || search.patience < 0) {
+    throw_error(ErrorCode::bad_request, "the numbers of a search cannot be less than 0");
+  }
+  if (!search.permute && !search.scale && !search.rotate) {
+    throw_error(ErrorCode::bad_request, "a search needs moves: perm, scale or rot");
+  }
+  if (!search.ffn && !search.values && !search.queries) {
+    throw_error(ErrorCode::bad_request, "a search needs couplings: ffn, vo or qk");
+  }
+  if (!(search.alpha >= 0) || !(search.scale_step >= 0) || !(search.rotate_step >= 0)) {
+    throw_error(ErrorCode::bad_request, "the weights and steps of a search cannot be less than 0");
+  }
+  if (!(search.early >= 0 && search.early < 0.5)) {
+    throw_error(ErrorCode::bad_request,
+                "the chance to give up a good step must lie between 0 and 0.5, found {}",
+                search.early);
+  }
+  if (mixed > 0) {
+    throw_error(ErrorCode::bad_request,
+                "a search cannot move the columns of a mixed layout: their order is the layout's");
+  }
+}
+
 std::string calibrated_pass(const Recipe& recipe) {
   if (recipe.method == Method::gptq) return "gptq";
   if (learns(recipe)) return recipe.omniquant ? "omniquant" : "tune";
+  if (recipe.search.steps > 0) return "a search";
   return recipe.awq ? "awq" : "a weighted range";
 }
 
@@ -63,6 +89,24 @@ Json rule_json(const Rule& rule) {
   if (rule.group) json["group"] = group_json(*rule.group);
   if (rule.min) json["min"] = *rule.min ? min_json(**rule.min) : Json("auto");
   return json;
+}
+
+Json search_json(const SearchOptions& search) {
+  return {{"method", "invarexplore"},
+          {"steps", search.steps},
+          {"permute", search.permute},
+          {"scale", search.scale},
+          {"rotate", search.rotate},
+          {"ffn", search.ffn},
+          {"values", search.values},
+          {"queries", search.queries},
+          {"matched", search.matched},
+          {"alpha", search.alpha},
+          {"local", search.local},
+          {"scale_step", search.scale_step},
+          {"rotate_step", search.rotate_step},
+          {"early", search.early},
+          {"patience", search.patience}};
 }
 
 // Reads the keys of one object; what is left over is refused.
@@ -193,7 +237,8 @@ void validate(const Recipe& recipe) {
     if (rule.bits) check_bits("the bits of a rule", *rule.bits, false);
     if (rule.group) check_group(*rule.group);
   }
-  if (needs_calibration(recipe) && recipe.calibration.file.empty()) {
+  const bool looks = needs_calibration(recipe) || recipe.search.steps > 0;
+  if (looks && recipe.calibration.file.empty()) {
     throw_error(ErrorCode::bad_request, "{} needs a calibration text: --calib FILE",
                 calibrated_pass(recipe));
   }
@@ -208,6 +253,7 @@ void validate(const Recipe& recipe) {
                 recipe.learn.epochs);
   }
   check_share("the learning rate", recipe.learn.rate);
+  check_search(recipe.search, recipe.mixed);
   check_share("the learning rate of scales", recipe.learn.scale_rate);
   if (!(recipe.mixed >= 0 && recipe.mixed < 1)) {
     throw_error(ErrorCode::bad_request, "the mixed share must lie between 0 and 1, found {}",
@@ -283,7 +329,8 @@ std::string to_json(const Recipe& recipe) {
     json["damping"] = recipe.damping;
     json["act_order"] = recipe.act_order;
   }
-  if (needs_calibration(recipe)) {
+  if (recipe.search.steps > 0) json["search"] = search_json(recipe.search);
+  if (needs_calibration(recipe) || recipe.search.steps > 0) {
     json["calibration"] = {{"sequences", recipe.calibration.sequences},
                            {"length", recipe.calibration.length},
                            {"seed", recipe.calibration.seed}};
@@ -327,6 +374,27 @@ void read_json(const nlohmann::json& json, const std::string& name, Recipe& reci
     part.number("rate", recipe.learn.rate);
     part.boolean("scales", recipe.learn.scales);
     part.number("scale_rate", recipe.learn.scale_rate);
+    part.finish();
+  }
+  if (const nlohmann::json* search = reader.object("search")) {
+    Reader part(*search, name + ": search");
+    if (const auto method = part.text("method"); method && *method != "invarexplore") {
+      part.fail("method", fmt::format("must be invarexplore, found \"{}\"", *method));
+    }
+    part.integer("steps", recipe.search.steps);
+    part.boolean("permute", recipe.search.permute);
+    part.boolean("scale", recipe.search.scale);
+    part.boolean("rotate", recipe.search.rotate);
+    part.boolean("ffn", recipe.search.ffn);
+    part.boolean("values", recipe.search.values);
+    part.boolean("queries", recipe.search.queries);
+    part.integer("matched", recipe.search.matched);
+    part.number("alpha", recipe.search.alpha);
+    part.integer("local", recipe.search.local);
+    part.number("scale_step", recipe.search.scale_step);
+    part.number("rotate_step", recipe.search.rotate_step);
+    part.number("early", recipe.search.early);
+    part.integer("patience", recipe.search.patience);
     part.finish();
   }
   reader.number("damping", recipe.damping);

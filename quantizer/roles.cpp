@@ -1,5 +1,7 @@
 #include "quantizer/roles.h"
 
+#include <fmt/format.h>
+
 #include <charconv>
 
 #include "kernels/error.h"
@@ -31,7 +33,16 @@ Dense& dense_of(LayerWeights& layer, LayerMatrix matrix) noexcept {
   return layer.*role(matrix).dense;
 }
 
+const Dense& dense_of(const LayerWeights& layer, LayerMatrix matrix) noexcept {
+  return layer.*role(matrix).dense;
+}
+
 std::string_view name_of(LayerMatrix matrix) noexcept { return role(matrix).short_name; }
+
+std::string tensor_name(std::int64_t layer, LayerMatrix matrix) {
+  const std::string_view name = role(matrix).name;
+  return fmt::format("blk.{}{}", layer, name.substr(0, name.size() - 1));
+}
 
 std::optional<LayerMatrix> parse_layer_matrix(std::string_view name) noexcept {
   for (std::size_t i = 0; i < kLayerMatrices; ++i) {

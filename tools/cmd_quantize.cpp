@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <fstream>
@@ -39,6 +40,11 @@ struct Options {
   CLI::Option* scales_flag = nullptr;
   std::optional<int> epochs;
   std::optional<double> rate, scale_rate;
+  std::string search;
+  std::optional<std::int64_t> steps, matched, local, patience;
+  std::vector<std::string> moves, couplings;
+  std::optional<double> alpha, early, scale_step, rotate_step;
+  std::int64_t checkpoint_every = 100;
   bool force = false;
   bool dry_run = false;
   bool resume = false;
@@ -49,6 +55,33 @@ struct Options {
 template <typename T, typename From>
 void set_if(T& to, const std::optional<From>& from) {
   if (from) to = *from;
+}
+
+bool among(const std::vector<std::string>& names, const char* name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+void set_search(const Options& options, SearchOptions& search) {
+  constexpr std::int64_t kDefaultSteps = 1000;
+  if (!options.search.empty() && search.steps == 0) search.steps = kDefaultSteps;
+  set_if(search.steps, options.steps);
+  set_if(search.matched, options.matched);
+  set_if(search.local, options.local);
+  set_if(search.patience, options.patience);
+  set_if(search.alpha, options.alpha);
+  set_if(search.early, options.early);
+  set_if(search.scale_step, options.scale_step);
+  set_if(search.rotate_step, options.rotate_step);
+  if (!options.moves.empty()) {
+    search.permute = among(options.moves, "perm");
+    search.scale = among(options.moves, "scale");
+    search.rotate = among(options.moves, "rot");
+  }
+  if (!options.couplings.empty()) {
+    search.ffn = among(options.couplings, "ffn");
+    search.values = among(options.couplings, "vo");
+    search.queries = among(options.couplings, "qk");
+  }
 }
 
 // Flags beat the recipe file.
@@ -86,6 +119,7 @@ Recipe to_recipe(const Options& options) {
   set_if(recipe.learn.scale_rate, options.scale_rate);
   if (options.embed_bits) recipe.embed_bits = options.embed_bits;
   if (options.head_bits) recipe.head_bits = options.head_bits;
+  set_search(options, recipe.search);
   validate(recipe);
   return recipe;
 }
@@ -149,6 +183,7 @@ int run(const Options& options) {
   quantization.overwrite = options.force;
   quantization.dry_run = options.dry_run;
   quantization.resume = options.resume;
+  quantization.checkpoint_every = options.checkpoint_every;
   if (!options.report.empty() && !options.dry_run) check_output(options.report, options.force);
   const auto source = std::make_shared<const ModelSource>(options.common.model);
   catch_interrupts();
@@ -158,6 +193,15 @@ int run(const Options& options) {
   const auto start = std::chrono::steady_clock::now();
   {
     Progress progress("quantize", options.common.quiet);
+    Progress search("search", options.common.quiet);
+    const std::int64_t steps = quantization.recipe.search.steps;
+    quantization.on_search_step = [&](const SearchStep& step, const SearchCounts& counts) {
+      peak = std::max(peak, anonymous_bytes());
+      search.update(static_cast<std::uint64_t>(step.step + 1), static_cast<std::uint64_t>(steps),
+                    fmt::format("loss {:.4f}, held out {:.4f}, {} accepted", step.loss,
+                                step.held_out, counts.accepted));
+      return !stop_requested();
+    };
     result = quantize(source, options.output, quantization,
                       [&](std::uint64_t done, std::uint64_t total) {
                         peak = std::max(peak, anonymous_bytes());
@@ -265,6 +309,61 @@ void add_calibration_options(CLI::App& sub, Options& options) {
       ->type_name("R");
 }
 
+void add_search_options(CLI::App& sub, Options& options) {
+  CLI::Option* search =
+      sub.add_option("--search", options.search,
+                     "invarexplore: then move, scale and turn channels, step by step, where the "
+                     "running model gets better on the calibration text");
+  search->check(one_of({"invarexplore"}))->type_name("METHOD");
+  const auto add = [&](const char* name, auto& value, const char* help) {
+    return sub.add_option(name, value, help)->needs(search);
+  };
+  add("--steps", options.steps, "of the search; default 1000")
+      ->check(in_range(1, 1 << 30))
+      ->type_name("N");
+  add("--moves", options.moves, "perm, scale, rot; default perm,scale")
+      ->delimiter(',')
+      ->check(one_of({"perm", "scale", "rot"}))
+      ->type_name("A,B,...");
+  add("--couplings", options.couplings,
+      "whose channels move: ffn, vo (values and output), qk (queries and keys); default ffn,vo")
+      ->delimiter(',')
+      ->check(one_of({"ffn", "vo", "qk"}))
+      ->type_name("A,B,...");
+  add("--match-layers", options.matched,
+      "layers whose outputs are compared with full precision's; default 10")
+      ->check(in_range(0, 1 << 20))
+      ->type_name("N");
+  add("--match-weight", options.alpha, "what they count beside the loss; default 0.1")
+      ->check(CLI::Range(0.0, 1e6))
+      ->type_name("A");
+  add("--local", options.local,
+      "changes tried by a local error for each that is confirmed; 0: random ones, as in the "
+      "paper; default 256")
+      ->check(in_range(0, 1 << 20))
+      ->type_name("N");
+  add("--early", options.early,
+      "the chance at which a good step may be given up after some of the sequences; 0: never; "
+      "default 0.02")
+      ->check(CLI::Range(0.0, 0.49))
+      ->type_name("P");
+  add("--scale-step", options.scale_step, "standard deviation of random scales; default 0.01")
+      ->check(CLI::Range(0.0, 10.0))
+      ->type_name("S");
+  add("--rotate-step", options.rotate_step, "standard deviation of random angles; default 0.00001")
+      ->check(CLI::Range(0.0, 10.0))
+      ->type_name("S");
+  add("--patience", options.patience,
+      "stop after so many steps without a lower loss on held-out text; default: never")
+      ->check(in_range(1, 1 << 30))
+      ->type_name("N");
+  add("--checkpoint-every", options.checkpoint_every,
+      "steps after which the model so far is saved in OUT.gguf.work")
+      ->check(in_range(1, 1 << 30))
+      ->type_name("N")
+      ->capture_default_str();
+}
+
 }  // namespace
 
 Command add_quantize(CLI::App& app) {
@@ -276,6 +375,7 @@ Command add_quantize(CLI::App& app) {
       ->required();
   add_recipe_options(*sub, *options);
   add_calibration_options(*sub, *options);
+  add_search_options(*sub, *options);
   sub->add_flag("--force", options->force, "replace OUT.gguf if it exists");
   sub->add_flag("--resume", options->resume,
                 "go on with the finished layers of an interrupted run");

@@ -1,0 +1,191 @@
+#include "quantizer/search/moves.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+namespace tenfold {
+namespace {
+
+constexpr double kShare = 0.1;          // of the channels that a random move changes
+constexpr float kLeastScale = 1e-3f;    // a channel that is scaled to nothing never returns
+constexpr double kScreenedScale = 0.2;  // standard deviation of a screened scale's logarithm
+
+// Sets what all readers of the coupling have at a place.
+void set_place(const Coupling& coupling, std::int64_t place, std::int64_t from, float factor,
+               ColumnChange& change, std::vector<std::int64_t>& columns) {
+  for (const Coupling::Reader& reader : coupling.readers) {
+    const std::int64_t col = reader.first + place;
+    change.from[static_cast<std::size_t>(col)] = static_cast<std::int32_t>(reader.first + from);
+    change.factor[static_cast<std::size_t>(col)] = factor;
+    columns.push_back(col);
+  }
+}
+
+class ScreenedMove {
+ public:
+  ScreenedMove(const Coupling& coupling, Screen& screen)
+      : coupling_(coupling), screen_(screen), next_(screen.change()) {}
+
+  std::int64_t from(std::int64_t place) const {
+    return screen_.change().from[column(place)] - coupling_.readers.front().first;
+  }
+  float factor(std::int64_t place) const { return screen_.change().factor[column(place)]; }
+
+  bool swap(std::int64_t a, std::int64_t b) {
+    columns_.clear();
+    const std::int64_t from_a = from(a);
+    const float factor_a = factor(a);
+    set_place(coupling_, a, from(b), factor(b), next_, columns_);
+    set_place(coupling_, b, from_a, factor_a, next_, columns_);
+    return improve();
+  }
+  bool scale(std::int64_t place, float by) {
+    columns_.clear();
+    set_place(coupling_, place, from(place), factor(place) * by, next_, columns_);
+    return improve();
+  }
+  // Of the accepted columns, unscaled.
+  bool reorder(const std::vector<std::int64_t>& places) {
+    columns_.clear();
+    for (std::size_t p = 0; p < places.size(); ++p) {
+      set_place(coupling_, static_cast<std::int64_t>(p), places[p], 1.0f, next_, columns_);
+    }
+    return improve();
+  }
+  std::size_t group(std::int64_t place) const {
+    return screen_.group_of(coupling_.readers.front().first + place);
+  }
+
+ private:
+  std::size_t column(std::int64_t place) const {
+    return static_cast<std::size_t>(coupling_.readers.front().first + place);
+  }
+  bool improve() {
+    if (screen_.improve(next_, columns_)) return true;
+    for (const std::int64_t col : columns_) {
+      const auto c = static_cast<std::size_t>(col);
+      next_.from[c] = screen_.change().from[c];
+      next_.factor[c] = screen_.change().factor[c];
+    }
+    return false;
+  }
+
+  const Coupling& coupling_;
+  Screen& screen_;
+  ColumnChange next_;
+  std::vector<std::int64_t> columns_;
+};
+
+// Places by the largest weight of their column, by the root mean square, and by that times the
+// size of its input.
+std::vector<std::vector<std::int64_t>> sorted_places(const Coupling& coupling,
+                                                     std::span<const float> power,
+                                                     const float* columns, std::int64_t rows,
+                                                     std::int64_t cols) {
+  const auto n = static_cast<std::size_t>(coupling.channels);
+  std::vector<std::vector<double>> keys(3, std::vector<double>(n));
+  for (std::size_t p = 0; p < n; ++p) {
+    const std::int64_t col = coupling.readers.front().first + static_cast<std::int64_t>(p);
+    double squares = 0;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const auto w = static_cast<double>(columns[r * cols + col]);
+      keys[0][p] = std::max(keys[0][p], std::fabs(w));
+      squares += w * w;
+    }
+    keys[1][p] = squares;
+    keys[2][p] = squares * static_cast<double>(power[static_cast<std::size_t>(col)]);
+  }
+  std::vector<std::vector<std::int64_t>> result;
+  for (const std::vector<double>& key : keys) {
+    std::vector<std::int64_t>& places = result.emplace_back(n);
+    std::iota(places.begin(), places.end(), 0);
+    std::stable_sort(places.begin(), places.end(), [&](std::int64_t a, std::int64_t b) {
+      return key[static_cast<std::size_t>(a)] > key[static_cast<std::size_t>(b)];
+    });
+  }
+  return result;
+}
+
+}  // namespace
+
+ChannelTransform random_move(const ChannelTransform& now, const Coupling& coupling,
+                             const SearchOptions& options, StepRandom& random) {
+  const auto pairs = static_cast<std::uint64_t>(coupling.channels / 2);
+  const auto members = std::max<std::uint64_t>(
+      1, static_cast<std::uint64_t>(std::llround(kShare * static_cast<double>(coupling.channels))) /
+             2);
+  std::vector<std::size_t> all(pairs);
+  std::iota(all.begin(), all.end(), std::size_t{0});
+  std::vector<std::size_t> channels;
+  ChannelTransform next = now;
+  for (std::uint64_t i = 0; i < std::min(members, pairs); ++i) {
+    std::swap(all[i], all[i + random.below(pairs - i)]);
+    channels.push_back(2 * all[i]);
+    channels.push_back(2 * all[i] + 1);
+    if (options.rotate && coupling.rotation != Exactness::none) {
+      next.angle[all[i]] += static_cast<float>(options.rotate_step * random.normal());
+    }
+  }
+  for (std::size_t i = channels.size(); i > 1; --i) {
+    std::swap(channels[i - 1], channels[random.below(i)]);
+  }
+  if (options.scale && coupling.scale != Exactness::none) {
+    for (const std::size_t channel : channels) {
+      if (coupling.scales_pairs && channel % 2 == 1) continue;
+      const float scale =
+          std::max(kLeastScale,
+                   next.scale[channel] + static_cast<float>(options.scale_step * random.normal()));
+      next.scale[channel] = scale;
+      if (coupling.scales_pairs) next.scale[channel + 1] = scale;
+    }
+  }
+  if (options.permute && coupling.permutation != Exactness::none) {
+    const std::int32_t first = next.order[channels.front()];
+    for (std::size_t i = 0; i + 1 < channels.size(); ++i) {
+      next.order[channels[i]] = next.order[channels[i + 1]];
+    }
+    next.order[channels.back()] = first;
+  }
+  return next;
+}
+
+std::optional<ChannelTransform> screened_move(const ChannelTransform& now, const Coupling& coupling,
+                                              const SearchOptions& options, Screen& screen,
+                                              std::span<const float> power, const float* columns,
+                                              std::int64_t rows, std::int64_t cols,
+                                              StepRandom& random) {
+  ScreenedMove move(coupling, screen);
+  const auto n = static_cast<std::uint64_t>(coupling.channels);
+  const bool scales = options.scale && coupling.scale != Exactness::none;
+  const bool permutes = options.permute && coupling.permutation != Exactness::none &&
+                        move.group(0) != move.group(coupling.channels - 1);
+  bool changed = false;
+  if (permutes) {
+    for (const auto& places : sorted_places(coupling, power, columns, rows, cols)) {
+      changed |= move.reorder(places);
+    }
+  }
+  for (std::int64_t i = 0; i < options.local && (permutes || scales); ++i) {
+    const auto place = static_cast<std::int64_t>(random.below(n));
+    if (scales && (!permutes || random.below(2) == 0)) {
+      changed |= move.scale(place, static_cast<float>(std::exp(kScreenedScale * random.normal())));
+      continue;
+    }
+    const auto other = static_cast<std::int64_t>(random.below(n));
+    if (move.group(place) != move.group(other)) changed |= move.swap(place, other);
+  }
+  if (!changed) return std::nullopt;
+  ChannelTransform next = now;
+  for (std::int64_t place = 0; place < coupling.channels; ++place) {
+    const std::int32_t channel = now.order[static_cast<std::size_t>(move.from(place))];
+    next.order[static_cast<std::size_t>(place)] = channel;
+    next.scale[static_cast<std::size_t>(channel)] =
+        now.scale[static_cast<std::size_t>(channel)] * move.factor(place);
+  }
+  return next;
+}
+
+}  // namespace tenfold

@@ -1,0 +1,204 @@
+#include "quantizer/search/objective.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "runtime/files/spill.h"
+#include "runtime/score.h"
+
+namespace tenfold {
+namespace {
+
+constexpr float kClamp = 100;
+constexpr std::size_t kFewestBeforeGivingUp = 4;  // sequences, for an estimate of their spread
+
+double mean_square(const float* a, const float* b, std::size_t n) {
+  double sum = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    const auto difference = static_cast<double>(std::clamp(a[i] - b[i], -kClamp, kClamp));
+    sum += difference * difference;
+  }
+  return sum / static_cast<double>(n);
+}
+
+// The deviate that a standard normal one exceeds with probability p, by bisection.
+double upper_quantile(double p) {
+  double low = 0, high = 10;
+  for (int i = 0; i < 60; ++i) {
+    const double middle = (low + high) / 2;
+    (std::erfc(middle / std::sqrt(2.0)) / 2 > p ? low : high) = middle;
+  }
+  return low;
+}
+
+}  // namespace
+
+std::vector<std::int64_t> matched_layers(std::int64_t layers, std::int64_t count) {
+  std::vector<std::int64_t> result;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t layer = layers - 1 - (i * layers + count - 1) / count;
+    if (layer >= 0 && (result.empty() || result.back() != layer)) result.push_back(layer);
+  }
+  return result;
+}
+
+Objective::Objective(const Decoder& model, const Decoder& teacher, const Calibration& calibration,
+                     std::int64_t held_out, const ObjectiveOptions& options,
+                     const Resources& resources, std::function<void()> busy)
+    : model_(model),
+      calibration_(calibration),
+      options_(options),
+      held_out_(static_cast<std::size_t>(held_out)),
+      busy_(std::move(busy)),
+      ws_(make_cpu_backend({resources.threads, resources.isa, Activations::int8})),
+      kv_(kv_shape(model.info(), KvType::f16),
+          static_cast<std::int64_t>(calibration.sequences.front().size())),
+      matched_(matched_layers(model.info().layers, options.matched)),
+      floats_(calibration.sequences.front().size() * static_cast<std::size_t>(model.info().dim)),
+      accepted_(calibration.sequences.size()) {
+  const std::size_t sequences = accepted_.size();
+  const auto buffer = [&](std::size_t streams) {
+    const std::size_t bytes = streams * sequences * floats_ * sizeof(float);
+    return bytes > resources.spill_above && resources.spill_above > 0
+               ? spilled_buffer(bytes, resources.folder)
+               : Buffer(bytes);
+  };
+  const auto layers = static_cast<std::size_t>(model.info().layers);
+  streams_ = buffer(layers + 1);
+  trial_ = buffer(layers + 1);
+  for (std::size_t i = 0; i < matched_.size(); ++i) teacher_.push_back(buffer(1));
+  for (std::size_t s = 0; s < sequences; ++s) {
+    busy_();
+    load(s, 0);
+    forward(teacher, batch_, kv_, ws_, 0, [&](std::int64_t layer, std::span<const float> x) {
+      for (std::size_t i = 0; i < matched_.size(); ++i) {
+        if (matched_[i] == layer) {
+          std::memcpy(teacher_[i].as<float>() + s * floats_, x.data(), x.size_bytes());
+        }
+      }
+    });
+  }
+  for (std::size_t s = 0; s < sequences; ++s) {
+    tried_.push_back(run(s, 0));
+  }
+  accept();
+  start_ = mean(std::span(accepted_).first(trained()));
+}
+
+float* Objective::stream(Buffer& of, std::int64_t layer, std::size_t sequence) const {
+  return of.as<float>() + (static_cast<std::size_t>(layer) * accepted_.size() + sequence) * floats_;
+}
+
+// The batch of a sequence, and what enters the layer.
+void Objective::load(std::size_t sequence, std::int64_t layer) {
+  batch_.clear();
+  std::int32_t position = 0;
+  for (const TokenId id : calibration_.sequences[sequence]) batch_.add(id, position++, 0);
+  if (layer > 0) {
+    std::memcpy(ws_.x.get<float>(floats_), stream(streams_, layer, sequence),
+                floats_ * sizeof(float));
+  }
+}
+
+SequenceLoss Objective::run(std::size_t sequence, std::int64_t first) {
+  busy_();
+  load(sequence, first);
+  SequenceLoss loss;
+  const auto tap = [&](std::int64_t layer, std::span<const float> x) {
+    std::memcpy(stream(trial_, layer + 1, sequence), x.data(), x.size_bytes());
+  };
+  forward(model_, batch_, kv_, ws_, first, tap);
+  for (std::size_t i = 0; i < matched_.size(); ++i) {
+    Buffer& from = matched_[i] + 1 > first ? trial_ : streams_;
+    loss.mse += mean_square(stream(from, matched_[i] + 1, sequence),
+                            teacher_[i].as<float>() + sequence * floats_, floats_);
+  }
+  if (!matched_.empty()) loss.mse /= static_cast<double>(matched_.size());
+  const std::vector<TokenId>& tokens = calibration_.sequences[sequence];
+  std::vector<std::int32_t> rows(tokens.size() - 1);
+  std::iota(rows.begin(), rows.end(), 0);
+  const std::vector<std::int32_t> targets(tokens.begin() + 1, tokens.end());
+  std::vector<double> nll(rows.size());
+  score_rows(model_, batch_, ws_, rows, targets, nll.data());
+  loss.nll = std::accumulate(nll.begin(), nll.end(), 0.0) / static_cast<double>(nll.size());
+  cost_.layer_forwards += model_.info().layers - first;
+  ++cost_.head_forwards;
+  return loss;
+}
+
+SequenceLoss Objective::mean(std::span<const SequenceLoss> losses) const {
+  SequenceLoss sum;
+  for (const SequenceLoss& loss : losses) sum.nll += loss.nll, sum.mse += loss.mse;
+  const auto n = static_cast<double>(losses.size());
+  return {sum.nll / n, sum.mse / n};
+}
+
+double Objective::relative(const SequenceLoss& loss) const {
+  const double mse = start_.mse > 0 ? loss.mse / start_.mse : 0;
+  return loss.nll / start_.nll + options_.alpha * mse;
+}
+
+double Objective::loss() const { return relative(mean(std::span(accepted_).first(trained()))); }
+
+double Objective::held_out_loss() const {
+  return held_out_ == 0 ? loss() : relative(mean(std::span(accepted_).last(held_out_)));
+}
+
+// Whether the differences of the sequences run so far, taken as drawn from one distribution, leave
+// less than the allowed chance that all of them together are an improvement.
+bool Objective::hopeless(std::span<const SequenceLoss> so_far) const {
+  const auto n = static_cast<double>(so_far.size());
+  double sum = 0, squares = 0;
+  for (std::size_t s = 0; s < so_far.size(); ++s) {
+    const double difference = relative(so_far[s]) - relative(accepted_[s]);
+    sum += difference;
+    squares += difference * difference;
+  }
+  const double left = static_cast<double>(trained()) - n;
+  const double variance = std::max(0.0, (squares - sum * sum / n) / (n - 1));
+  // What is left must make up for the sum: its own mean is uncertain, and its terms vary.
+  const double spread = std::sqrt(variance * (left + left * left / n));
+  return sum + left * sum / n > upper_quantile(options_.early) * spread;
+}
+
+std::optional<double> Objective::trial(std::int64_t first) {
+  trial_first_ = first;
+  tried_.clear();
+  for (std::size_t s = 0; s < trained(); ++s) {
+    tried_.push_back(run(s, first));
+    const bool look = tried_.size() >= kFewestBeforeGivingUp && tried_.size() < trained() &&
+                      (tried_.size() & (tried_.size() - 1)) == 0;
+    if (options_.early > 0 && look && hopeless(tried_)) return std::nullopt;
+  }
+  return relative(mean(tried_));
+}
+
+void Objective::accept() {
+  for (std::size_t s = tried_.size(); s < accepted_.size(); ++s) {
+    tried_.push_back(run(s, trial_first_));
+  }
+  for (std::int64_t layer = trial_first_ + 1; layer <= model_.info().layers; ++layer) {
+    std::memcpy(stream(streams_, layer, 0), stream(trial_, layer, 0),
+                accepted_.size() * floats_ * sizeof(float));
+  }
+  accepted_ = tried_;
+}
+
+void Objective::run_layer(std::int64_t layer, const InputTap& tap) {
+  ws_.input_tap = tap;
+  for (std::size_t s = 0; s < trained(); ++s) {
+    busy_();
+    load(s, layer);
+    begin_step(model_, batch_, kv_, ws_);
+    if (layer == 0) model_.embed(batch_, ws_);
+    model_.layer(layer, batch_, kv_, ws_);
+    ++cost_.layer_forwards;
+  }
+  ws_.input_tap = {};
+}
+
+}  // namespace tenfold

@@ -1,0 +1,111 @@
+#pragma once
+// What a change of a quantized model is judged by (InvarExplore, design/papers.md 1.3):
+//
+//   loss = CE / CE_0 + alpha MSE / MSE_0
+//
+// CE: mean negative log-likelihood of the calibration tokens; MSE: mean square of the differences
+// between the residual streams that leave the matched layers and those of the full-precision model,
+// clamped at +-100; index 0: of the model the search began with. Both come from the engine's own
+// forward pass on the packed kernels.
+//
+// The residual streams of the accepted model are kept, so that a change of layer l costs the layers
+// from l on. Losses are kept for each sequence, in double, and summed in their order: they could be
+// spread over processes without changing a decision.
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/buffer.h"
+#include "models/decoder.h"
+#include "quantizer/calibration.h"
+#include "runtime/workspace.h"
+
+namespace tenfold {
+
+struct ObjectiveOptions {
+  double alpha = 0.1;
+  std::int64_t matched = 10;  // layers whose outputs are compared; 0: none
+  // The chance that a step which would have been accepted is given up after a part of the
+  // sequences; 0: all of them are always run.
+  double early = 0.02;
+};
+
+// Every (layers / count)-th from the last one up: L - 1 - ceil(i L / count), as the released code.
+std::vector<std::int64_t> matched_layers(std::int64_t layers, std::int64_t count);
+
+struct SequenceLoss {
+  double nll = 0, mse = 0;  // means
+  bool operator==(const SequenceLoss&) const = default;
+};
+
+// What was run so far: layers times sequences, and the like for the head.
+struct ObjectiveCost {
+  std::int64_t layer_forwards = 0, head_forwards = 0;
+};
+
+class Objective {
+ public:
+  struct Resources {
+    int threads = 1;
+    std::string isa;               // "": the best of this machine
+    std::filesystem::path folder;  // of the streams, where they take more than:
+    std::size_t spill_above = 0;   // bytes
+  };
+  // Runs both models on all sequences; the last `held_out` of them do not count for the loss.
+  // `teacher` is not used afterwards. busy() is called for every sequence and may throw.
+  Objective(const Decoder& model, const Decoder& teacher, const Calibration& calibration,
+            std::int64_t held_out, const ObjectiveOptions& options, const Resources& resources,
+            std::function<void()> busy);
+
+  double loss() const;           // of the accepted model
+  double held_out_loss() const;  // likewise; that of loss() where nothing is held out
+  // Scales the losses as those of another start were: after resuming from a later model.
+  void set_start(const SequenceLoss& start) { start_ = start; }
+  const SequenceLoss& start() const noexcept { return start_; }
+  std::span<const SequenceLoss> losses() const noexcept { return accepted_; }
+  const ObjectiveCost& cost() const noexcept { return cost_; }
+
+  // The loss with the model's weights as they are now, which may differ from the accepted ones from
+  // layer `first` on; nullopt where it was given up early, being worse so far.
+  std::optional<double> trial(std::int64_t first);
+  // Makes the model that the last trial ran the accepted one.
+  void accept();
+
+  // Runs layer i of the accepted model on every sequence that counts, under the workspace's tap.
+  void run_layer(std::int64_t layer, const InputTap& tap);
+  Backend& backend() const noexcept { return *ws_.backend; }
+
+ private:
+  float* stream(Buffer& of, std::int64_t layer, std::size_t sequence) const;
+  SequenceLoss run(std::size_t sequence, std::int64_t first);
+  void load(std::size_t sequence, std::int64_t layer);
+  SequenceLoss mean(std::span<const SequenceLoss> losses) const;
+  double relative(const SequenceLoss& loss) const;
+  bool hopeless(std::span<const SequenceLoss> so_far) const;
+  std::size_t trained() const noexcept { return accepted_.size() - held_out_; }
+
+  const Decoder& model_;
+  Calibration calibration_;
+  ObjectiveOptions options_;
+  std::size_t held_out_;
+  std::function<void()> busy_;
+  Workspace ws_;
+  KvCache kv_;
+  Batch batch_;
+  std::vector<std::int64_t> matched_;
+  std::size_t floats_;           // of one sequence's stream
+  std::vector<Buffer> teacher_;  // of the matched layers' outputs, [sequences][tokens, dim]
+  Buffer streams_, trial_;       // [layers + 1][sequences][tokens, dim]: what enters layer l
+  std::int64_t trial_first_ = 0;
+  std::vector<SequenceLoss> accepted_, tried_;
+  SequenceLoss start_;
+  ObjectiveCost cost_;
+};
+
+}  // namespace tenfold

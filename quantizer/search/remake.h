@@ -1,0 +1,48 @@
+#pragma once
+// Makes parts of a quantized matrix again after its channels moved: rows take their codes with
+// them, columns are rounded anew, group by group, and what no move touches keeps its bytes.
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kernels/matrix.h"
+#include "kernels/thread_pool.h"
+#include "quantizer/hessian.h"
+#include "quantizer/range.h"
+#include "quantizer/search/coupling.h"
+
+namespace tenfold {
+
+// Row `place` of `out` becomes row from(place) of `start` times factor(place) > 0: its codes are
+// unchanged, and its grids are scaled from those of `start`, in f16. Both have one layout.
+struct RowMove {
+  std::int64_t place = 0, from = 0;
+  float factor = 1;
+};
+void move_rows(const MatrixView& start, std::span<const RowMove> moves, const QuantizedMatrix& out,
+               ThreadPool& pool);
+
+// Rows `places` of `out` are rounded anew to `weights` [rows, cols]; importance: [cols] or empty.
+void round_rows(const float* weights, std::span<const std::int64_t> places, RangeKind range,
+                std::span<const float> importance, const QuantizedMatrix& out, ThreadPool& pool);
+
+struct ColumnRounding {
+  RangeKind range = RangeKind::mse;
+  // Second moments of the inputs as `weights` meets them. They are the importances of weighted
+  // ranges; with compensation, codes also make up for the errors of all other columns.
+  const Hessian* moments = nullptr;
+  std::optional<double> damping;  // of compensation (GPTQ); absent: to the nearest
+};
+// The column groups `groups` (indices of column_groups()) of all rows of `out` are rounded anew to
+// `weights` [rows, cols].
+void round_groups(const float* weights, std::span<const std::size_t> groups,
+                  const ColumnRounding& rounding, const QuantizedMatrix& out, ThreadPool& pool);
+
+// Sum over rows of e H e^T, e = weights - quantized: what the outputs miss on the inputs whose
+// moments these are, mean over tokens.
+double output_error(const float* weights, const MatrixView& quantized, const Hessian& moments,
+                    ThreadPool& pool);
+
+}  // namespace tenfold

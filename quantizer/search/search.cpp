@@ -1,0 +1,248 @@
+#include "quantizer/search/search.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "kernels/error.h"
+#include "quantizer/search/moves.h"
+#include "quantizer/search/remake.h"
+#include "quantizer/search/screen.h"
+#include "runtime/files/json_file.h"
+
+namespace tenfold {
+namespace {
+
+constexpr std::uint64_t kStay = 4;  // steps at one layer, whose moments serve until one is accepted
+
+std::vector<float> multiplied(const RowReader& rows, const Factors& factors) {
+  const auto n_rows = static_cast<std::size_t>(rows.rows());
+  const auto cols = static_cast<std::size_t>(rows.cols());
+  std::vector<float> weights(n_rows * cols);
+  read_all(rows, weights.data());
+  for (std::size_t r = 0; r < n_rows; ++r) {
+    const float by_row = factors.row.empty() ? 1.0f : factors.row[r];
+    for (std::size_t c = 0; c < cols; ++c) {
+      weights[r * cols + c] *= by_row * (factors.col.empty() ? 1.0f : factors.col[c]);
+    }
+  }
+  return weights;
+}
+
+}  // namespace
+
+nlohmann::ordered_json to_json(const SearchStep& step) {
+  return {{"step", step.step},       {"layer", step.layer}, {"coupling", step.coupling},
+          {"outcome", step.outcome}, {"loss", step.loss},   {"held_out", step.held_out}};
+}
+
+nlohmann::ordered_json to_json(const SearchState& state) {
+  nlohmann::ordered_json json;
+  json["steps"] = state.steps;
+  json["start"] = {{"nll", state.start.nll}, {"mse", state.start.mse}};
+  json["proposals"] = state.counts.proposals;
+  json["confirmed"] = state.counts.confirmed;
+  json["accepted"] = state.counts.accepted;
+  for (const auto& layer : state.transforms) {
+    nlohmann::ordered_json couplings = nlohmann::ordered_json::array();
+    for (const ChannelTransform& transform : layer) {
+      couplings.push_back(
+          {{"order", transform.order}, {"scale", transform.scale}, {"angle", transform.angle}});
+    }
+    json["transforms"].push_back(std::move(couplings));
+  }
+  json["history"] = nlohmann::ordered_json::array();
+  for (const SearchStep& step : state.history) json["history"].push_back(to_json(step));
+  return json;
+}
+
+SearchState read_search_state(const nlohmann::json& json, const DecoderSpec& spec,
+                              const std::string& name) {
+  const std::vector<Coupling> couplings = couplings_of(spec);
+  SearchState state;
+  try {
+    state.steps = json.at("steps");
+    state.start = {json.at("start").at("nll"), json.at("start").at("mse")};
+    state.counts = {json.at("proposals"), json.at("confirmed"), json.at("accepted")};
+    for (const nlohmann::json& layer : json.at("transforms")) {
+      std::vector<ChannelTransform>& transforms = state.transforms.emplace_back();
+      for (const nlohmann::json& coupling : layer) {
+        ChannelTransform& transform = transforms.emplace_back(0);
+        transform.order = coupling.at("order").get<std::vector<std::int32_t>>();
+        transform.scale = coupling.at("scale").get<std::vector<float>>();
+        transform.angle = coupling.at("angle").get<std::vector<float>>();
+      }
+    }
+    for (const nlohmann::json& step : json.at("history")) {
+      state.history.push_back({step.at("step"), step.at("layer"), step.at("coupling"),
+                               step.at("outcome"), step.at("loss"), step.at("held_out")});
+    }
+  } catch (const nlohmann::json::exception& error) {
+    throw_file_error(name, "is no state of a search: {}", error.what());
+  }
+  const auto fits = [&](const std::vector<ChannelTransform>& layer) {
+    if (layer.size() != couplings.size()) return false;
+    for (std::size_t c = 0; c < layer.size(); ++c) {
+      const auto n = static_cast<std::size_t>(couplings[c].channels);
+      std::vector<bool> seen(n);
+      if (layer[c].order.size() != n || layer[c].scale.size() != n) return false;
+      if (layer[c].angle.size() != n / 2) return false;
+      for (const std::int32_t channel : layer[c].order) {
+        if (channel < 0 || static_cast<std::size_t>(channel) >= n) return false;
+        if (seen[static_cast<std::size_t>(channel)]) return false;
+        seen[static_cast<std::size_t>(channel)] = true;
+      }
+    }
+    return true;
+  };
+  if (state.transforms.size() != static_cast<std::size_t>(spec.layers) ||
+      !std::all_of(state.transforms.begin(), state.transforms.end(), fits)) {
+    throw_file_error(name, "is the state of a search over another model");
+  }
+  return state;
+}
+
+Search::Search(const std::vector<ModelTensor>& tensors, const std::vector<LayerFactors>& factors,
+               const Decoder& start, Decoder& model, Objective& objective, const Recipe& recipe,
+               ThreadPool& pool)
+    : tensors_(tensors),
+      factors_(factors),
+      start_(start),
+      model_(model),
+      objective_(objective),
+      recipe_(recipe),
+      pool_(pool),
+      couplings_(couplings_of(model.spec())) {
+  const SearchOptions& options = recipe_.search;
+  const std::pair<bool, const char*> kinds[] = {
+      {options.ffn, "ffn"}, {options.values, "vo"}, {options.queries, "qk"}};
+  for (const auto& [searched, kind] : kinds) {
+    if (!searched) continue;
+    std::vector<std::size_t>& of_kind = searched_.emplace_back();
+    for (std::size_t c = 0; c < couplings_.size(); ++c) {
+      if (couplings_[c].name.starts_with(kind)) of_kind.push_back(c);
+    }
+  }
+  for (std::int64_t layer = 0; layer < model.spec().layers; ++layer) {
+    std::vector<ChannelTransform>& transforms = state_.transforms.emplace_back();
+    for (const Coupling& coupling : couplings_) transforms.emplace_back(coupling.channels);
+  }
+  state_.start = objective_.start();
+}
+
+void Search::resume(SearchState state) {
+  state_ = std::move(state);
+  objective_.set_start(state_.start);
+  visited_ = -1;
+}
+
+FloatLayer Search::source_layer(std::int64_t layer) const {
+  FloatLayer result;
+  for (const ModelTensor& tensor : tensors_) {
+    if (layer_of(tensor.info.name) != layer || !tensor.info.is_matrix()) continue;
+    const LayerMatrix role = layer_matrix(tensor.info.name);
+    FloatLayer::Part& part = result[role];
+    part.rows = tensor.rows.rows();
+    part.cols = tensor.rows.cols();
+    part.weight = multiplied(
+        tensor.rows, factors_[static_cast<std::size_t>(layer)][static_cast<std::size_t>(role)]);
+    part.bias = dense_of(start_.weights().layers[static_cast<std::size_t>(layer)], role).bias;
+  }
+  return result;
+}
+
+void Search::visit(std::int64_t layer) {
+  if (visited_ == layer) return;
+  const auto i = static_cast<std::size_t>(layer);
+  Remaking remaking{recipe_.range, std::nullopt};
+  if (recipe_.method == Method::gptq) remaking.damping = recipe_.damping;
+  layer_.reset();
+  moments_ = {};
+  layer_.emplace(couplings_, source_layer(layer), start_.weights().layers[i],
+                 model_.weights().layers[i], state_.transforms[i], remaking, pool_);
+  visited_ = layer;
+}
+
+const Hessian& Search::moments(const Coupling& coupling) {
+  const LinearInput input = input_of(coupling.readers.front().matrix);
+  std::optional<Hessian>& found = moments_[static_cast<std::size_t>(input)];
+  if (!found) {
+    found.emplace(layer_->layout(coupling.readers.front().matrix).cols);
+    objective_.run_layer(visited_,
+                         [&](LinearInput at, const float* x, std::int64_t tokens, std::int64_t) {
+                           if (at != input) return true;
+                           found->add(x, tokens, objective_.backend());
+                           return false;
+                         });
+    found->require_finite();
+  }
+  return *found;
+}
+
+std::optional<ChannelTransform> Search::propose(std::size_t c, StepRandom& random) {
+  const Coupling& coupling = couplings_[c];
+  const ChannelTransform& now = state_.transforms[static_cast<std::size_t>(visited_)][c];
+  const SearchOptions& options = recipe_.search;
+  if (options.local == 0 || coupling.readers.empty()) {
+    ChannelTransform next = random_move(now, coupling, options, random);
+    const bool same = next.order == now.order && next.scale == now.scale && next.angle == now.angle;
+    if (same) return std::nullopt;
+    return next;
+  }
+  const LayerMatrix reader = coupling.readers.front().matrix;
+  const std::vector<float> power = moments(coupling).diagonal();
+  const MatrixView& layout = layer_->layout(reader);
+  Screen screen(layer_->columns(reader), layout, recipe_.range, power, pool_);
+  state_.counts.proposals += options.local;
+  return screened_move(now, coupling, options, screen, power, layer_->columns(reader), layout.rows,
+                       layout.cols, random);
+}
+
+std::size_t Search::pick_coupling(StepRandom& random) const {
+  const std::vector<std::size_t>& of_kind = searched_[random.below(searched_.size())];
+  return of_kind[random.below(of_kind.size())];
+}
+
+SearchStep Search::step() {
+  const std::int64_t n = state_.steps++;
+  const std::uint64_t seed = recipe_.calibration.seed;
+  // A place to stay does not depend on how the steps there go.
+  StepRandom place(~seed, static_cast<std::uint64_t>(n) / kStay);
+  visit(static_cast<std::int64_t>(place.below(static_cast<std::uint64_t>(model_.spec().layers))));
+  StepRandom random(seed, static_cast<std::uint64_t>(n));
+  const std::size_t c = pick_coupling(random);
+  SearchStep step{n,
+                  visited_,
+                  couplings_[c].name,
+                  "no proposal",
+                  objective_.loss(),
+                  objective_.held_out_loss()};
+  const std::optional<ChannelTransform> next = propose(c, random);
+  if (!next) return step;
+
+  const bool reads = !couplings_[c].readers.empty();
+  const bool weighs = recipe_.method == Method::gptq || recipe_.range == RangeKind::weighted;
+  std::optional<Hessian> none;
+  if (!reads) none.emplace(1);
+  if (reads && !weighs && recipe_.search.local == 0) {
+    none.emplace(layer_->layout(couplings_[c].readers.front().matrix).cols);  // not looked at
+  }
+  layer_->apply(c, *next, none ? *none : moments(couplings_[c]), {});
+  ++state_.counts.confirmed;
+  const std::optional<double> loss = objective_.trial(visited_);
+  if (!loss || *loss >= objective_.loss()) {
+    layer_->undo();
+    step.outcome = loss ? "worse" : "given up";
+    return step;
+  }
+  layer_->accept();
+  objective_.accept();
+  moments_ = {};
+  ++state_.counts.accepted;
+  step.outcome = "accepted";
+  step.loss = objective_.loss();
+  step.held_out = objective_.held_out_loss();
+  state_.history.push_back(step);
+  return step;
+}
+
+}  // namespace tenfold

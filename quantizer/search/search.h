@@ -1,0 +1,93 @@
+#pragma once
+// InvarExplore (design/papers.md 1): hill climbing over weights that compute the same but quantize
+// better, judged by the running packed model itself.
+//
+// A step takes a layer and one of its couplings, proposes another transform of the source's
+// channels (moves.h), makes the parts of the matrices it touches again (remake.h) in the running
+// model, and keeps them if the loss of objective.h is lower. Step n's choices depend on the seed
+// and n alone, so a search that was interrupted goes on as if it had not been.
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "models/decoder.h"
+#include "quantizer/plan.h"
+#include "quantizer/random.h"
+#include "quantizer/search/objective.h"
+#include "quantizer/search/options.h"
+#include "quantizer/search/searched_layer.h"
+
+namespace tenfold {
+
+struct SearchStep {
+  std::int64_t step = 0, layer = 0;
+  std::string coupling;
+  std::string outcome;  // "accepted", "worse", "given up" (early), "no proposal", "screened out"
+  double loss = 0;      // of the model after the step
+  double held_out = 0;
+};
+nlohmann::ordered_json to_json(const SearchStep& step);
+
+struct SearchCounts {
+  std::int64_t proposals = 0;  // local ones
+  std::int64_t confirmed = 0;  // by the true loss, in part or whole
+  std::int64_t accepted = 0;
+};
+
+// Where a search stands.
+struct SearchState {
+  std::int64_t steps = 0;
+  std::vector<std::vector<ChannelTransform>> transforms;  // [layers][couplings]
+  SequenceLoss start;
+  std::vector<SearchStep> history;  // of accepted steps
+  SearchCounts counts;
+};
+nlohmann::ordered_json to_json(const SearchState& state);
+// Throws bad_file naming `name` where it is not one of this model.
+SearchState read_search_state(const nlohmann::json& json, const DecoderSpec& spec,
+                              const std::string& name);
+
+class Search {
+ public:
+  // tensors: of the full-precision source; factors: of each layer, what the passes before the
+  // search multiplied it with. start: the quantized model the search began with; model:
+  // the running one, the same or a later one of this search. All outlive this.
+  Search(const std::vector<ModelTensor>& tensors, const std::vector<LayerFactors>& factors,
+         const Decoder& start, Decoder& model, Objective& objective, const Recipe& recipe,
+         ThreadPool& pool);
+
+  SearchStep step();
+  const SearchState& state() const noexcept { return state_; }
+  // Goes on where a search stood when the model was the one given.
+  void resume(SearchState state);
+
+ private:
+  FloatLayer source_layer(std::int64_t layer) const;
+  void visit(std::int64_t layer);
+  const Hessian& moments(const Coupling& coupling);
+  std::optional<ChannelTransform> propose(std::size_t coupling, StepRandom& random);
+  std::size_t pick_coupling(StepRandom& random) const;
+
+  const std::vector<ModelTensor>& tensors_;
+  const std::vector<LayerFactors>& factors_;
+  const Decoder& start_;
+  Decoder& model_;
+  Objective& objective_;
+  Recipe recipe_;
+  ThreadPool& pool_;
+  std::vector<Coupling> couplings_;
+  std::vector<std::vector<std::size_t>> searched_;  // couplings of each kind
+  SearchState state_;
+  std::int64_t visited_ = -1;
+  std::optional<SearchedLayer> layer_;
+  // Of the inputs of the layer's readers, as accepted.
+  std::array<std::optional<Hessian>, kLayerInputs> moments_;
+};
+
+}  // namespace tenfold

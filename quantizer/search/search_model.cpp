@@ -1,0 +1,248 @@
+#include "quantizer/search/search_model.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "kernels/cpu/isa.h"
+#include "kernels/error.h"
+#include "quantizer/calibrated.h"
+#include "quantizer/checkpoint.h"
+#include "quantizer/identity.h"
+#include "runtime/files/json_file.h"
+#include "runtime/files/output_file.h"
+#include "runtime/files/packed_matrix.h"
+
+namespace tenfold {
+namespace {
+
+constexpr const char* kStartFile = "start.gguf";
+constexpr const char* kFactorsFile = "start.json";
+constexpr const char* kStateFile = "search.json";
+constexpr std::int64_t kHeldOutShare = 8;  // one sequence in so many
+
+void write_text(const std::filesystem::path& path, const std::string& text) {
+  OutputFile file(path, true);
+  file.write(text);
+  file.commit();
+}
+
+// The file of `start` with the layers of `model` in place of its own.
+void write_model(const ModelSource& start, const Decoder& model, GgufMetadata metadata,
+                 const std::filesystem::path& path, bool overwrite) {
+  std::map<std::string, std::span<const std::byte>, std::less<>> changed;
+  for (std::size_t i = 0; i < model.weights().layers.size(); ++i) {
+    for (std::size_t m = 0; m < kLayerMatrices; ++m) {
+      const Dense& dense = dense_of(model.weights().layers[i], static_cast<LayerMatrix>(m));
+      if (dense.weight.view.empty()) continue;
+      const std::string name =
+          tensor_name(static_cast<std::int64_t>(i), static_cast<LayerMatrix>(m));
+      const auto decls = declare_parts(name + ".weight", dense.weight.view);
+      const auto bytes = parts(dense.weight.view);
+      for (std::size_t k = 0; k < decls.size(); ++k) changed[decls[k].name] = bytes[k];
+      if (!dense.bias.empty()) changed[name + ".bias"] = std::as_bytes(std::span(dense.bias));
+    }
+  }
+  std::vector<GgufTensorDecl> decls;
+  for (const TensorSource& tensor : start.gguf().tensors()) {
+    decls.push_back({tensor.name, tensor.shape, tensor.dtype});
+  }
+  GgufWriter writer(path, overwrite, std::move(metadata), std::move(decls));
+  for (const TensorSource& tensor : start.gguf().tensors()) {
+    const auto found = changed.find(tensor.name);
+    writer.write(found == changed.end() ? tensor.data : found->second);
+  }
+  writer.finish();
+}
+
+class SearchRun {
+ public:
+  SearchRun(const std::shared_ptr<const ModelSource>& source, const std::filesystem::path& output,
+            const QuantizeOptions& options,
+            const std::function<bool(std::uint64_t, std::uint64_t)>& progress)
+      : source_(source),
+        output_(output),
+        options_(options),
+        progress_(progress),
+        family_(find_family(*source)),
+        spec_(read_spec(family_, *source)),
+        tensors_(read_tensors(family_, spec_, *source)),
+        pool_(options.threads > 0 ? options.threads : default_thread_count()) {}
+
+  QuantizeResult run() {
+    QuantizeOptions sizes = options_;
+    sizes.recipe.search = {};
+    sizes.dry_run = true;
+    sizes.resume = false;
+    QuantizeResult result = quantize(source_, output_, sizes, {});
+    if (options_.dry_run) return result;
+    check_output(output_, options_.overwrite);
+    const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(*source_);
+    if (tokenizer == nullptr) {
+      throw_error(ErrorCode::bad_request, "{} has no tokenizer to calibrate with", source_->path());
+    }
+    const CalibrationOptions& text = options_.recipe.calibration;
+    const Calibration calibration = draw_calibration(*tokenizer, calibration_text(text.file), text);
+    const auto start = options_.resume ? Checkpoint::Start::resume : Checkpoint::Start::fresh;
+    const std::string isa = choose_kernels(options_.isa).isa;
+    Recipe endless = options_.recipe;  // a longer search goes on with a shorter one
+    endless.search.steps = 1;
+    checkpoint_.emplace(output_, run_identity(endless, calibration, spec_, tensors_, isa), start,
+                        options_.overwrite);
+    make_start();
+    search(calibration, result);
+    checkpoint_->remove();
+    return result;
+  }
+
+ private:
+  std::filesystem::path work(const std::string& name) const { return checkpoint_->folder() / name; }
+
+  void make_start() {
+    if (std::filesystem::exists(work(kFactorsFile))) return;
+    QuantizeOptions start = options_;
+    start.recipe.search = {};
+    start.overwrite = true;
+    start.resume = options_.resume && needs_calibration(start.recipe);
+    const QuantizeResult made = quantize(source_, work(kStartFile), start, progress_);
+    nlohmann::ordered_json factors = nlohmann::ordered_json::array();
+    for (const LayerFactors& layer : made.factors) factors.push_back(to_json(layer));
+    write_text(work(kFactorsFile), factors.dump());
+  }
+
+  std::vector<LayerFactors> read_start_factors() const {
+    const nlohmann::json json = read_json_file(work(kFactorsFile).string());
+    std::vector<LayerFactors> factors;
+    for (const nlohmann::json& layer : json) factors.push_back(read_factors(layer));
+    factors.resize(static_cast<std::size_t>(spec_.layers));
+    return factors;
+  }
+
+  void search(const Calibration& calibration, QuantizeResult& result) {
+    const auto start_source = std::make_shared<const ModelSource>(work(kStartFile));
+    if (const std::string* losses = start_source->gguf().metadata().get_string(kLossesKey)) {
+      result.losses = *losses;
+    }
+    std::optional<SearchState> state;
+    std::string model_file = kStartFile;
+    if (std::filesystem::exists(work(kStateFile))) {
+      const std::string name = work(kStateFile).string();
+      const nlohmann::json json = read_json_file(name);
+      state = read_search_state(json, spec_, name);
+      model_file = model_name(state->steps);
+    }
+    const std::unique_ptr<Decoder> start = load_decoder(start_source, RowOrder::gguf);
+    const std::unique_ptr<Decoder> model =
+        load_decoder(std::make_shared<const ModelSource>(work(model_file)), RowOrder::gguf);
+    const std::unique_ptr<Decoder> teacher = load_decoder(source_, RowOrder::gguf);
+    const SearchOptions& wanted = options_.recipe.search;
+    const auto sequences = static_cast<std::int64_t>(calibration.sequences.size());
+    const std::int64_t held_out =
+        sequences == 1 ? 0 : std::max<std::int64_t>(1, sequences / kHeldOutShare);
+    Objective objective(*model, *teacher, calibration, held_out,
+                        {wanted.alpha, wanted.matched, wanted.early},
+                        {pool_.size(), options_.isa, checkpoint_->folder(), options_.spill_above},
+                        [this] { look_for_interrupt(); });
+    const std::vector<LayerFactors> factors = read_start_factors();
+    Search search(tensors_, factors, *start, *model, objective, options_.recipe, pool_);
+    if (state) search.resume(*std::move(state));
+    go_on(search, *model, *start_source);
+    GgufMetadata metadata = start_source->gguf().metadata();
+    metadata.set(std::string(kRecipeKey), to_json(options_.recipe));
+    metadata.set(std::string(kCalibrationHashKey), fmt::format("{:016x}", calibration.hash));
+    metadata.set(std::string(kSearchKey), summary(search.state(), objective));
+    write_model(*start_source, *model, std::move(metadata), output_, options_.overwrite);
+  }
+
+  void go_on(Search& search, const Decoder& model, const ModelSource& start) {
+    const SearchOptions& wanted = options_.recipe.search;
+    searching_ = true;
+    double best_held_out = 0;
+    std::int64_t best_step = 0;
+    for (const SearchStep& step : search.state().history) note_best(step, best_held_out, best_step);
+    while (search.state().steps < wanted.steps) {
+      const SearchStep step = search.step();
+      if (step.outcome == "accepted") note_best(step, best_held_out, best_step);
+      const bool saved =
+          search.state().steps % std::max<std::int64_t>(1, options_.checkpoint_every) == 0;
+      if (saved) save(search, model, start);
+      if (options_.on_search_step && !options_.on_search_step(step, search.state().counts)) {
+        if (!saved) save(search, model, start);
+        throw_error(ErrorCode::cancelled,
+                    "interrupted after {} steps; {} was not written: --resume goes on, and {} is "
+                    "the model so far",
+                    search.state().steps, output_.string(),
+                    work(model_name(search.state().steps)).string());
+      }
+      if (wanted.patience > 0 && step.step - best_step >= wanted.patience) break;
+    }
+  }
+
+  static void note_best(const SearchStep& step, double& best, std::int64_t& at) {
+    if (at != 0 && step.held_out >= best) return;
+    best = step.held_out;
+    at = step.step;
+  }
+
+  static std::string model_name(std::int64_t steps) { return fmt::format("step-{}.gguf", steps); }
+
+  // The state names the model it belongs to, so the two change together.
+  void save(const Search& search, const Decoder& model, const ModelSource& start) const {
+    const std::string name = model_name(search.state().steps);
+    GgufMetadata metadata = start.gguf().metadata();
+    metadata.set(std::string(kRecipeKey), to_json(options_.recipe));
+    write_model(start, model, std::move(metadata), work(name), true);
+    write_text(work(kStateFile), to_json(search.state()).dump());
+    for (const auto& entry : std::filesystem::directory_iterator(checkpoint_->folder())) {
+      const std::string other = entry.path().filename().string();
+      std::error_code ignored;
+      if (other.starts_with("step-") && other != name) {
+        std::filesystem::remove(entry.path(), ignored);
+      }
+    }
+  }
+
+  std::string summary(const SearchState& state, const Objective& objective) const {
+    nlohmann::ordered_json json;
+    json["steps"] = state.steps;
+    json["proposals"] = state.counts.proposals;
+    json["confirmed"] = state.counts.confirmed;
+    json["accepted"] = state.counts.accepted;
+    json["start"] = {{"nll", state.start.nll}, {"mse", state.start.mse}};
+    json["loss"] = objective.loss();
+    json["held_out"] = objective.held_out_loss();
+    json["history"] = nlohmann::ordered_json::array();
+    for (const SearchStep& step : state.history) json["history"].push_back(to_json(step));
+    return json.dump();
+  }
+
+  // Steps are not broken off.
+  void look_for_interrupt() const {
+    if (searching_ || !progress_ || progress_(0, 1)) return;
+    throw_error(ErrorCode::cancelled, "interrupted; {} was not written: --resume goes on",
+                output_.string());
+  }
+
+  std::shared_ptr<const ModelSource> source_;
+  const std::filesystem::path& output_;
+  const QuantizeOptions& options_;
+  const std::function<bool(std::uint64_t, std::uint64_t)>& progress_;
+  const Family& family_;
+  DecoderSpec spec_;
+  std::vector<ModelTensor> tensors_;
+  ThreadPool pool_;
+  std::optional<Checkpoint> checkpoint_;
+  bool searching_ = false;
+};
+
+}  // namespace
+
+QuantizeResult search_model(const std::shared_ptr<const ModelSource>& source,
+                            const std::filesystem::path& output, const QuantizeOptions& options,
+                            const std::function<bool(std::uint64_t, std::uint64_t)>& progress) {
+  return SearchRun(source, output, options, progress).run();
+}
+
+}  // namespace tenfold

@@ -1,0 +1,174 @@
+#include "quantizer/search/searched_layer.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "quantizer/panel.h"
+#include "quantizer/search/remake.h"
+#include "runtime/files/packed_matrix.h"
+
+namespace tenfold {
+namespace {
+
+bool same_place(const ChannelTransform& a, const ChannelTransform& b, std::size_t place) {
+  if (a.order[place] != b.order[place]) return false;
+  const auto channel = static_cast<std::size_t>(a.order[place]);
+  const bool turns = channel / 2 < a.angle.size() && a.angle[channel / 2] != b.angle[channel / 2];
+  return !turns && a.scale[channel] == b.scale[channel];
+}
+
+bool turned(const ChannelTransform& transform, std::size_t channel) {
+  return channel / 2 < transform.angle.size() && transform.angle[channel / 2] != 0;
+}
+
+}  // namespace
+
+QuantizedMatrix copy_matrix(const MatrixView& view) {
+  QuantizedMatrix copy = allocate_matrix(view);
+  const auto from = parts(view);
+  const auto to = parts(copy.view);
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    std::memcpy(writable(copy, to[i].data()), from[i].data(), from[i].size());
+  }
+  return copy;
+}
+
+SearchedLayer::SearchedLayer(const std::vector<Coupling>& couplings, FloatLayer source,
+                             const LayerWeights& start, LayerWeights& now,
+                             std::vector<ChannelTransform>& transforms, const Remaking& remaking,
+                             ThreadPool& pool)
+    : couplings_(couplings),
+      source_(std::move(source)),
+      start_(start),
+      now_(now),
+      transforms_(transforms),
+      remaking_(remaking),
+      pool_(pool) {
+  for (const Coupling& coupling : couplings_) {
+    for (const Coupling::Reader& reader : coupling.readers) {
+      columns_[reader.matrix] = source_[reader.matrix];
+    }
+  }
+  for (std::size_t c = 0; c < couplings_.size(); ++c) {
+    for (const Coupling::Reader& reader : couplings_[c].readers) {
+      transform_columns(source_[reader.matrix], reader, transforms_[c], columns_[reader.matrix]);
+    }
+  }
+}
+
+const MatrixView& SearchedLayer::layout(LayerMatrix matrix) const {
+  return dense_of(now_, matrix).weight.view;
+}
+
+void SearchedLayer::keep(LayerMatrix matrix) {
+  for (const Kept& kept : kept_) {
+    if (kept.matrix == matrix) return;
+  }
+  Dense& dense = dense_of(now_, matrix);
+  QuantizedMatrix copy = copy_matrix(dense.weight.view);
+  std::swap(copy, dense.weight);  // the model goes on with memory that may be written to
+  kept_.push_back({matrix, {std::move(copy), dense.bias}, columns_[matrix].weight});
+}
+
+void SearchedLayer::apply(std::size_t c, const ChannelTransform& next, const Hessian& moments,
+                          std::span<const float> row_importance) {
+  const ChannelTransform& before = transforms_[c];
+  applied_.emplace(c, next);
+  for (const Coupling::Maker& maker : couplings_[c].makers) {
+    make_rows(maker, before, next, row_importance);
+  }
+  make_columns(couplings_[c], before, next, moments);
+}
+
+void SearchedLayer::make_rows(const Coupling::Maker& maker, const ChannelTransform& before,
+                              const ChannelTransform& next, std::span<const float> importance) {
+  std::vector<RowMove> moves;
+  std::vector<std::int64_t> rounded;
+  for (std::size_t place = 0; place < next.order.size(); ++place) {
+    if (same_place(before, next, place)) continue;
+    const auto channel = static_cast<std::size_t>(next.order[place]);
+    const std::int64_t row = maker.first + static_cast<std::int64_t>(place);
+    if (turned(next, channel)) {
+      rounded.push_back(row);
+      continue;
+    }
+    const float scale = next.scale[channel];
+    moves.push_back({row, maker.first + static_cast<std::int64_t>(channel),
+                     maker.power == 0  ? 1.0f
+                     : maker.power > 0 ? scale
+                                       : 1.0f / scale});
+  }
+  if (moves.empty() && rounded.empty()) return;
+  keep(maker.matrix);
+  FloatLayer::Part& source = source_[maker.matrix];
+  FloatLayer::Part made = source;
+  transform_rows(source, maker, next, made);
+  Dense& dense = dense_of(now_, maker.matrix);
+  move_rows(dense_of(start_, maker.matrix).weight.view, moves, dense.weight, pool_);
+  round_rows(made.weight.data(), rounded, remaking_.range,
+             remaking_.range == RangeKind::weighted ? importance : std::span<const float>(),
+             dense.weight, pool_);
+  if (!dense.bias.empty()) {
+    std::copy_n(made.bias.begin() + maker.first, next.order.size(),
+                dense.bias.begin() + maker.first);
+  }
+}
+
+void SearchedLayer::make_columns(const Coupling& coupling, const ChannelTransform& before,
+                                 const ChannelTransform& next, const Hessian& moments) {
+  if (coupling.readers.empty()) return;
+  const LayerMatrix matrix = coupling.readers.front().matrix;  // of all readers
+  const MatrixView& view = layout(matrix);
+  const std::vector<ColumnGroup> groups = column_groups(view);
+  // Where each column stood, and how much larger its input is now.
+  std::vector<std::int32_t> from(static_cast<std::size_t>(view.cols));
+  std::vector<float> factor(from.size(), 1.0f);
+  for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<std::int32_t>(i);
+  std::vector<std::int32_t> place_of(before.order.size());
+  for (std::size_t p = 0; p < place_of.size(); ++p) {
+    place_of[static_cast<std::size_t>(before.order[p])] = static_cast<std::int32_t>(p);
+  }
+  std::vector<bool> changed(from.size());
+  for (const Coupling::Reader& reader : coupling.readers) {
+    for (std::size_t place = 0; place < next.order.size(); ++place) {
+      if (same_place(before, next, place)) continue;
+      const auto channel = static_cast<std::size_t>(next.order[place]);
+      const auto col = static_cast<std::size_t>(reader.first) + place;
+      changed[col] = true;
+      from[col] = static_cast<std::int32_t>(reader.first) + place_of[channel];
+      factor[col] = next.scale[channel] / before.scale[channel];
+    }
+  }
+  std::vector<std::size_t> touched;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    if (std::find(changed.begin() + groups[g].begin, changed.begin() + groups[g].end, true) !=
+        changed.begin() + groups[g].end) {
+      touched.push_back(g);
+    }
+  }
+  if (touched.empty()) return;
+  keep(matrix);
+  for (const Coupling::Reader& reader : coupling.readers) {
+    transform_columns(source_[matrix], reader, next, columns_[matrix]);
+  }
+  const Hessian moved = moments.of(from, factor);
+  round_groups(columns_[matrix].weight.data(), touched,
+               {remaking_.range, &moved, remaking_.damping}, dense_of(now_, matrix).weight, pool_);
+}
+
+void SearchedLayer::accept() {
+  transforms_[applied_->first] = std::move(applied_->second);
+  applied_.reset();
+  kept_.clear();
+}
+
+void SearchedLayer::undo() {
+  for (Kept& kept : kept_) {
+    dense_of(now_, kept.matrix) = std::move(kept.dense);
+    columns_[kept.matrix].weight = std::move(kept.columns);
+  }
+  kept_.clear();
+  applied_.reset();
+}
+
+}  // namespace tenfold

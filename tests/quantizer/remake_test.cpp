@@ -1,0 +1,96 @@
+// Parts of a quantized matrix made again.
+
+#include "quantizer/search/remake.h"
+
+#include <gtest/gtest.h>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/formats/codec.h"
+#include "quantizer/search/searched_layer.h"
+#include "tests/support/packed_matrix.h"
+#include "tests/support/random.h"
+
+namespace tenfold {
+namespace {
+
+constexpr std::int64_t kRows = 37, kCols = 160;
+
+std::vector<float> row_of(const MatrixView& view, std::int64_t row) {
+  std::vector<float> values(static_cast<std::size_t>(view.cols));
+  dequantize_row(view, row, values.data());
+  return values;
+}
+
+// Inputs of which neighbours are alike.
+Hessian correlated_moments() {
+  constexpr std::int64_t kTokens = 400;
+  std::vector<float> x = random_floats(static_cast<std::size_t>(kTokens * kCols), 5);
+  for (std::size_t i = x.size(); i-- > 1;) x[i] = 0.7f * x[i] + 0.9f * x[i - 1];
+  Hessian moments(kCols);
+  moments.add(x.data(), kTokens, *make_cpu_backend({1, ""}));
+  return moments;
+}
+
+class Remake : public ::testing::TestWithParam<MinKind> {
+ protected:
+  ThreadPool pool_{2};
+  PackedMatrix matrix_{kRows, kCols, {{Format::q2, GetParam(), 0, kCols, 64}}};
+};
+INSTANTIATE_TEST_SUITE_P(Minima, Remake,
+                         ::testing::Values(MinKind::zero, MinKind::midrise, MinKind::f16));
+
+TEST_P(Remake, RowsTakeTheirCodesWithThem) {
+  const MatrixView& start = matrix_.view;
+  const QuantizedMatrix made = copy_matrix(start);
+  const std::vector<RowMove> moves = {{3, 36, 1.0f}, {36, 3, 2.0f}, {20, 20, 0.5f}, {21, 5, 1.0f}};
+  move_rows(start, moves, made, pool_);
+  for (std::int64_t row = 0; row < kRows; ++row) {
+    std::int64_t from = row;
+    float factor = 1;
+    for (const RowMove& move : moves) {
+      if (move.place == row) from = move.from, factor = move.factor;
+    }
+    std::vector<float> expected = row_of(start, from);
+    for (float& value : expected) value *= factor;  // powers of two: exact in f16 too
+    EXPECT_EQ(row_of(made.view, row), expected) << row;
+  }
+}
+
+TEST_P(Remake, OnlyTheGroupsAskedForChange) {
+  const std::vector<float> weights = random_floats(kRows * kCols, 6);
+  const QuantizedMatrix made = copy_matrix(matrix_.view);
+  const Hessian moments = correlated_moments();
+  const std::vector<std::size_t> middle = {1};
+  round_groups(weights.data(), middle, {RangeKind::weighted, &moments, {}}, made, pool_);
+  for (std::int64_t row = 0; row < kRows; ++row) {
+    const std::vector<float> before = row_of(matrix_.view, row), after = row_of(made.view, row);
+    for (std::size_t c = 0; c < kCols; ++c) {
+      if (c < 64 || c >= 128) {
+        ASSERT_EQ(after[c], before[c]) << row << ' ' << c;
+      } else {
+        ASSERT_NEAR(after[c], weights[static_cast<std::size_t>(row * kCols) + c], 0.7) << row;
+      }
+    }
+  }
+}
+
+TEST_P(Remake, CompensationMakesUpForErrorsThatStay) {
+  const std::vector<float> weights = random_floats(kRows * kCols, 6);
+  const Hessian moments = correlated_moments();
+  const std::vector<std::size_t> all = {0, 1, 2};
+  const std::vector<std::size_t> last = {2, 1};
+  const QuantizedMatrix nearest = copy_matrix(matrix_.view);
+  round_groups(weights.data(), all, {RangeKind::weighted, &moments, {}}, nearest, pool_);
+  const QuantizedMatrix compensated = copy_matrix(nearest.view);
+  round_groups(weights.data(), last, {RangeKind::weighted, &moments, 0.01}, compensated, pool_);
+  const double before = output_error(weights.data(), nearest.view, moments, pool_);
+  const double after = output_error(weights.data(), compensated.view, moments, pool_);
+  EXPECT_LT(after, 0.9 * before);
+  for (std::int64_t row = 0; row < kRows; ++row) {
+    const std::vector<float> a = row_of(nearest.view, row), b = row_of(compensated.view, row);
+    EXPECT_TRUE(std::equal(a.begin(), a.begin() + 64, b.begin())) << row;
+  }
+}
+
+}  // namespace
+}  // namespace tenfold

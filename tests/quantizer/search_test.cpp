@@ -1,0 +1,274 @@
+// InvarExplore over whole models: what it accepts, saves and resumes.
+
+#include "quantizer/search/search.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "quantizer/quantize.h"
+#include "quantizer/search/moves.h"
+#include "quantizer/search/search_model.h"
+#include "runtime/divergence.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/scratch_folder.h"
+#include "tests/support/step.h"
+#include "tests/support/tiny_model.h"
+
+namespace tenfold {
+namespace {
+
+using testing::read_file;
+using testing::ScratchFolder;
+
+std::string prose() {
+  std::string text;
+  for (int i = 0; i < 400; ++i) {
+    text += "The " + std::to_string(i * 7919 % 1000) + " cats of house " + std::to_string(i % 13) +
+            " sleep. ";
+  }
+  return text;
+}
+
+class SearchOf : public ::testing::TestWithParam<const char*> {
+ protected:
+  explicit SearchOf(const char* model = GetParam())
+      : model_(testing::tiny_model(folder_, model)),
+        source_(std::make_shared<const ModelSource>(model_)) {}
+
+  QuantizeOptions options(std::int64_t steps) const {
+    QuantizeOptions options;
+    options.recipe.bits = 2;
+    options.recipe.group = 32;
+    options.recipe.range = RangeKind::minmax;
+    options.recipe.calibration = {text_, 9, 32, 1};
+    options.recipe.search.steps = steps;
+    options.recipe.search.local = 16;
+    options.threads = 2;
+    return options;
+  }
+  std::filesystem::path make(const std::string& name, const QuantizeOptions& options) {
+    const auto path = folder_ / name;
+    quantize(source_, path, options, {});
+    return path;
+  }
+  static nlohmann::json search_of(const std::filesystem::path& path) {
+    const GgufFile file(path);
+    return nlohmann::json::parse(*file.metadata().get_string(kSearchKey));
+  }
+  // What the file's own packed weights lose, run afresh.
+  double loss_of(const std::filesystem::path& path, const QuantizeOptions& options,
+                 double* held_out) {
+    const auto made = load_decoder(std::make_shared<const ModelSource>(path), RowOrder::gguf);
+    const auto teacher = load_decoder(source_, RowOrder::gguf);
+    const auto tokenizer = load_tokenizer(*source_);
+    const Calibration calibration =
+        draw_calibration(*tokenizer, prose(), options.recipe.calibration);
+    const SearchOptions& search = options.recipe.search;
+    Objective objective(*made, *teacher, calibration, 1,
+                        {search.alpha, search.matched, search.early}, {1, "", folder_.path(), 0},
+                        [] {});
+    const nlohmann::json said = search_of(path);
+    objective.set_start({said["start"]["nll"], said["start"]["mse"]});
+    *held_out = objective.held_out_loss();
+    return objective.loss();
+  }
+
+  ScratchFolder folder_;
+  std::filesystem::path model_;
+  std::shared_ptr<const ModelSource> source_;
+  std::string text_ = folder_.write("prose.txt", prose()).string();
+};
+INSTANTIATE_TEST_SUITE_P(Models, SearchOf,
+                         ::testing::Values("llama-mha", "llama-gqa-rope3-tied",
+                                           "llama-headdim-bias", "opt-pre-ln", "opt-post-ln-proj"));
+
+class SearchTest : public SearchOf {
+ protected:
+  SearchTest() : SearchOf("opt-pre-ln") {}
+};
+
+TEST_P(SearchOf, AcceptsOnlyWhatIsBetterAndSavesWhatItAccepted) {
+  for (const char* passes : {"rtn", "awq", "gptq"}) {
+    QuantizeOptions with = options(24);
+    set_passes(with.recipe, {passes});
+    if (with.recipe.method == Method::gptq) with.recipe.range = RangeKind::weighted;
+    const auto path = make(std::string(passes) + ".gguf", with);
+    const nlohmann::json said = search_of(path);
+    double last = 1 + with.recipe.search.alpha;
+    for (const nlohmann::json& step : said["history"]) {
+      EXPECT_LT(step["loss"], last) << passes;
+      last = step["loss"];
+    }
+    EXPECT_GT(said["accepted"], 0) << passes;
+    EXPECT_EQ(said["loss"], last) << passes;
+    double held_out = 0;
+    EXPECT_EQ(loss_of(path, with, &held_out), said["loss"]) << passes;
+    EXPECT_EQ(held_out, said["held_out"]) << passes;
+  }
+}
+
+// At 8 bits next to nothing is lost, so what a move does to the function would show.
+TEST_P(SearchOf, MovesKeepTheFunction) {
+  QuantizeOptions with = options(16);
+  with.recipe.bits = 8;
+  with.recipe.search.local = 0;
+  with.recipe.search.scale_step = 0.1;
+  with.recipe.search.queries = with.recipe.search.rotate = true;
+  with.recipe.search.rotate_step = 0.5;
+  with.recipe.search.ffn = false;  // whose rotation is not exact
+  const auto divergence_of = [&](const std::filesystem::path& path) {
+    LoadedModel a(model_);
+    LoadedModel b(path);
+    b.ws.backend = make_cpu_backend({2, "", Activations::int8x2});
+    const auto tokenizer = load_tokenizer(*source_);
+    PerplexityOptions windows;
+    windows.window = 128;
+    return divergence({a.model.get(), &a.ws}, {b.model.get(), &b.ws},
+                      tokenizer->encode(prose().substr(0, 2000), {}), windows, {})
+        .mean;
+  };
+  QuantizeOptions plain = with;
+  plain.recipe.search.steps = 0;
+  const double rounded = divergence_of(make("plain.gguf", plain));
+  const auto check = [&](const std::string& name) {
+    EXPECT_LT(divergence_of(make(name, with)), 1.5 * rounded);
+    EXPECT_GT(search_of(folder_ / name)["accepted"], 0);
+  };
+  check("attention.gguf");
+  with.recipe.search.ffn = true;
+  with.recipe.search.rotate = false;
+  check("all.gguf");
+}
+
+TEST_F(SearchTest, GivesTheSameFileForAnyNumberOfThreads) {
+  QuantizeOptions with = options(12);
+  with.threads = 1;
+  const auto one = read_file(make("one.gguf", with));
+  with.threads = 2;
+  EXPECT_EQ(one, read_file(make("two.gguf", with)));
+  with.recipe.calibration.seed = 2;
+  EXPECT_NE(one, read_file(make("other.gguf", with)));
+}
+
+TEST_F(SearchTest, ResumesToTheSameBytes) {
+  QuantizeOptions with = options(20);
+  set_passes(with.recipe, {"gptq"});
+  const auto whole = read_file(make("whole.gguf", with));
+  with.checkpoint_every = 6;
+  const auto path = folder_ / "resumed.gguf";
+  for (const int stop_after : {4, 9, 1}) {
+    int steps = 0;
+    with.on_search_step = [&](const SearchStep&, const SearchCounts&) {
+      return ++steps < stop_after;
+    };
+    const std::string said =
+        testing::expect_error(ErrorCode::cancelled, [&] { quantize(source_, path, with, {}); });
+    EXPECT_NE(said.find("--resume goes on"), std::string::npos) << said;
+    EXPECT_FALSE(std::filesystem::exists(path));
+    with.resume = true;
+  }
+  with.on_search_step = {};
+  quantize(source_, path, with, {});
+  EXPECT_EQ(whole, read_file(path));
+  EXPECT_FALSE(std::filesystem::exists(path.string() + ".work"));
+}
+
+// A killed run leaves what it last saved, and steps after that are made again.
+TEST_F(SearchTest, GoesOnFromItsLastCheckpoint) {
+  QuantizeOptions with = options(14);
+  const auto whole = read_file(make("whole.gguf", with));
+  with.checkpoint_every = 5;
+  const auto path = folder_ / "resumed.gguf";
+  int steps = 0;
+  struct Killed {};
+  with.on_search_step = [&](const SearchStep&, const SearchCounts&) {
+    if (++steps == 8) throw Killed();
+    return true;
+  };
+  EXPECT_THROW(quantize(source_, path, with, {}), Killed);
+  with.resume = true;
+  with.on_search_step = {};
+  quantize(source_, path, with, {});
+  EXPECT_EQ(whole, read_file(path));
+}
+
+TEST_F(SearchTest, RefusesWhatItCannotDo) {
+  const auto refused = [&](const QuantizeOptions& with) {
+    return testing::expect_error(ErrorCode::bad_request, [&] { make("x.gguf", with); });
+  };
+  QuantizeOptions with = options(4);
+  with.recipe.mixed = 0.2;
+  EXPECT_NE(refused(with).find("mixed layout"), std::string::npos);
+  with = options(4);
+  with.recipe.calibration.file.clear();
+  EXPECT_NE(refused(with).find("a search needs a calibration text"), std::string::npos);
+  with = options(4);
+  with.recipe.search.permute = with.recipe.search.scale = false;
+  EXPECT_NE(refused(with).find("needs moves"), std::string::npos);
+  with = options(4);
+  with.recipe.search.ffn = with.recipe.search.values = false;
+  EXPECT_NE(refused(with).find("needs couplings"), std::string::npos);
+}
+
+TEST(SearchState, IsReadBackAndChecked) {
+  const ScratchFolder folder;
+  const ModelSource source(testing::tiny_model(folder, "llama-mha"));
+  const DecoderSpec spec = read_spec(find_family(source), source);
+  SearchState state;
+  state.steps = 7;
+  state.start = {5.25, 0.125};
+  for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
+    std::vector<ChannelTransform>& transforms = state.transforms.emplace_back();
+    for (const Coupling& coupling : couplings_of(spec)) {
+      transforms.emplace_back(coupling.channels);
+    }
+  }
+  std::swap(state.transforms[1][0].order[3], state.transforms[1][0].order[4]);
+  state.transforms[0][0].scale[2] = 1.1f;
+  state.history.push_back({6, 1, "ffn", "accepted", 1.0625, 1.125});
+  nlohmann::json json = nlohmann::json::parse(to_json(state).dump());
+  EXPECT_EQ(to_json(read_search_state(json, spec, "state")).dump(), to_json(state).dump());
+  json["transforms"][1][0]["order"][3] = json["transforms"][1][0]["order"][5];
+  testing::expect_error(ErrorCode::bad_file, [&] { read_search_state(json, spec, "state"); });
+  json = nlohmann::json::object();
+  testing::expect_error(ErrorCode::bad_file, [&] { read_search_state(json, spec, "state"); });
+}
+
+TEST(SearchMoves, ChangeATenthOfTheChannels) {
+  Coupling coupling{"ffn", 200, {{LayerMatrix::up, 0, 1}}, {{LayerMatrix::down, 0}}};
+  coupling.permutation = coupling.scale = Exactness::exact;
+  SearchOptions options;
+  options.rotate = true;  // which this coupling does not allow
+  StepRandom random(3, 4);
+  const ChannelTransform next = random_move(ChannelTransform(200), coupling, options, random);
+  std::vector<bool> seen(200);
+  int moved = 0, scaled = 0;
+  for (std::size_t i = 0; i < 200; ++i) {
+    seen[static_cast<std::size_t>(next.order[i])] = true;
+    moved += next.order[i] != static_cast<std::int32_t>(i);
+    scaled += next.scale[i] != 1;
+    EXPECT_GT(next.scale[i], 0);
+  }
+  EXPECT_EQ(std::count(seen.begin(), seen.end(), true), 200);
+  EXPECT_EQ(moved, 20);
+  EXPECT_EQ(scaled, 20);
+  EXPECT_EQ(std::count(next.angle.begin(), next.angle.end(), 0.0f), 100);
+  StepRandom again(3, 4), other(3, 5);
+  EXPECT_EQ(random_move(ChannelTransform(200), coupling, options, again).order, next.order);
+  EXPECT_NE(random_move(ChannelTransform(200), coupling, options, other).order, next.order);
+}
+
+TEST(MatchedLayers, AreThoseOfTheReleasedCode) {
+  EXPECT_EQ(matched_layers(40, 10),
+            (std::vector<std::int64_t>{39, 35, 31, 27, 23, 19, 15, 11, 7, 3}));
+  EXPECT_EQ(matched_layers(4, 10), (std::vector<std::int64_t>{3, 2, 1, 0}));
+  EXPECT_EQ(matched_layers(24, 1), (std::vector<std::int64_t>{23}));
+  EXPECT_TRUE(matched_layers(24, 0).empty());
+}
+
+}  // namespace
+}  // namespace tenfold
