@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "quantizer/calibrated.h"
@@ -43,6 +44,7 @@ struct QuantizeResult {
   std::string losses;                 // of calibrated runs: JSON, an array of layers (losses.h)
   std::vector<LayerFactors> factors;  // likewise, of each layer
   bool split_head = false;            // embedding and head were one matrix and are now two
+  std::optional<SearchCounts> search;
 };
 
 // progress(done, total) in weights; false cancels. Nothing is left behind, except that a run with

@@ -77,6 +77,16 @@ nlohmann::ordered_json recipe_of(const ModelSource& source) {
   return recipe;
 }
 
+std::string search_text(const nlohmann::json& search) {
+  if (!search.is_object()) return {};
+  const auto number = [&](const char* key) {
+    const nlohmann::json value = search.value(key, nlohmann::json());
+    return value.is_number() ? value.get<double>() : 0.0;
+  };
+  return fmt::format("search         {:.0f} steps, {:.0f} accepted; loss {:.4f}, held out {:.4f}\n",
+                     number("steps"), number("accepted"), number("loss"), number("held_out"));
+}
+
 // Means over the layers, one line a matrix: "down 0.0581 -> 0.0244".
 std::string losses_text(const nlohmann::json& losses) {
   struct Sum {
@@ -130,6 +140,9 @@ nlohmann::ordered_json to_json(const ModelSource& source, const DecoderSpec& spe
   json["tensors"] = source.tensors().size();
   json["quantization"] = recipe_of(source);
   json["losses"] = json_key(source, kLossesKey);
+  if (const nlohmann::json search = json_key(source, kSearchKey); !search.is_null()) {
+    json["search"] = search;
+  }
   if (!with_tensors) return json;
   json["tensor_list"] = nlohmann::ordered_json::array();
   for (const Row& row : list_tensors(source)) {
@@ -179,6 +192,7 @@ std::string to_text(const ModelSource& source, const DecoderSpec& spec, const Mo
   const nlohmann::ordered_json recipe = recipe_of(source);
   if (!recipe.is_null()) text += fmt::format("recipe         {}\n", dump(recipe));
   text += losses_text(json_key(source, kLossesKey));
+  text += search_text(json_key(source, kSearchKey));
   return text;
 }
 

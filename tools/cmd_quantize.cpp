@@ -146,6 +146,12 @@ void print_json(const Options& options, const QuantizeResult& result, double sec
   json["peak_rss_bytes"] = peak;
   json["clipped"] = result.clipped;
   json["split_head"] = result.split_head;
+  if (result.search) {
+    json["search"] = {{"proposals", result.search->proposals},
+                      {"confirmed", result.search->confirmed},
+                      {"accepted", result.search->accepted},
+                      {"layer_forwards", result.search->layer_forwards}};
+  }
   print(json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
@@ -321,12 +327,12 @@ void add_search_options(CLI::App& sub, Options& options) {
   add("--steps", options.steps, "of the search; default 1000")
       ->check(in_range(1, 1 << 30))
       ->type_name("N");
-  add("--moves", options.moves, "perm, scale, rot; default perm,scale")
+  add("--moves", options.moves, "perm, scale, rot; default all")
       ->delimiter(',')
       ->check(one_of({"perm", "scale", "rot"}))
       ->type_name("A,B,...");
   add("--couplings", options.couplings,
-      "whose channels move: ffn, vo (values and output), qk (queries and keys); default ffn,vo")
+      "whose channels move: ffn, vo (values and output), qk (queries and keys); default all")
       ->delimiter(',')
       ->check(one_of({"ffn", "vo", "qk"}))
       ->type_name("A,B,...");

@@ -174,6 +174,28 @@ std::string losses_section(const ReportModel& model) {
   return html;
 }
 
+// The loss of the accepted models, step by step, and how many of the steps were accepted.
+std::string search_section(const ReportModel& model) {
+  if (!model.search.is_object() || !model.search.value("history", nlohmann::json()).is_array()) {
+    return {};
+  }
+  Series loss, held_out, accepted;
+  loss.name = "calibration";
+  held_out.name = "held out";
+  held_out.color = 1;
+  accepted.name = "accepted";
+  for (const nlohmann::json& step : model.search["history"]) {
+    const double at = number_of(step, "step") + 1;
+    loss.points.emplace_back(at, number_of(step, "loss"));
+    held_out.points.emplace_back(at, number_of(step, "held_out"));
+    accepted.points.emplace_back(at, static_cast<double>(accepted.points.size() + 1));
+  }
+  return xy_chart("Search: loss of the model so far", {"step", false, true},
+                  {"loss, relative to the start", false, false}, {loss, held_out}) +
+         xy_chart("Search: steps accepted", {"step", false, true}, {"accepted", false, true},
+                  {accepted});
+}
+
 std::string model_section(const ReportModel& model) {
   std::string html = "<h2>" + escape_html(model.name) + "</h2>\n<table>\n";
   for (const auto& [name, value] : model.facts) {
@@ -183,6 +205,7 @@ std::string model_section(const ReportModel& model) {
   html += "</table>\n<div class=\"charts\">\n";
   html += bits_section(model);
   html += losses_section(model);
+  html += search_section(model);
   return html + "</div>\n";
 }
 
@@ -215,6 +238,9 @@ ReportModel report_model(const ModelSource& source) {
   }
   if (const std::string* losses = metadata.get_string(kLossesKey)) {
     model.losses = parse_json(*losses, fmt::format("{}: key {}", source.path(), kLossesKey));
+  }
+  if (const std::string* search = metadata.get_string(kSearchKey)) {
+    model.search = parse_json(*search, fmt::format("{}: key {}", source.path(), kSearchKey));
   }
   if (model.losses.is_array() && !model.losses.empty() && model.losses.back().is_object() &&
       model.losses.back().contains("head")) {

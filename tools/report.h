@@ -35,6 +35,7 @@ struct ReportModel {
   std::vector<std::pair<std::string, std::string>> facts;
   std::vector<ReportMatrix> matrices;
   nlohmann::json losses;  // quantizer/losses.h, an array of layers; null: none
+  nlohmann::json search;  // quantizer/search/search_model.h; null: none
 };
 
 // What a model is called: its path, without detours.

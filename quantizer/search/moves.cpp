@@ -12,6 +12,7 @@ namespace {
 constexpr double kShare = 0.1;          // of the channels that a random move changes
 constexpr float kLeastScale = 1e-3f;    // a channel that is scaled to nothing never returns
 constexpr double kScreenedScale = 0.2;  // standard deviation of a screened scale's logarithm
+constexpr double kScreenedAngle = 0.3;  // of a screened angle
 
 // Sets what all readers of the coupling have at a place.
 void set_place(const Coupling& coupling, std::int64_t place, std::int64_t from, float factor,
@@ -109,6 +110,39 @@ std::vector<std::vector<std::int64_t>> sorted_places(const Coupling& coupling,
   return result;
 }
 
+// Of the pair turned by the angle, over all makers; each maker's errors relative to what it holds.
+double pair_error(const RowScreen& screen, std::size_t pair, float angle) {
+  const auto cols = static_cast<std::size_t>(screen.cols);
+  std::vector<float> row(cols);
+  double error = 0;
+  for (const RowScreen::Maker& maker : screen.makers) {
+    const float* a = maker.rows + 2 * pair * cols;
+    const float* b = a + cols;
+    double missed = 0, held = 0;
+    for (int member = 0; member < 2; ++member) {
+      const float of_a = member == 0 ? std::cos(angle) : std::sin(angle);
+      const float of_b = member == 0 ? -std::sin(angle) : std::cos(angle);
+      for (std::size_t c = 0; c < cols; ++c) row[c] = of_a * a[c] + of_b * b[c];
+      for (const ColumnGroup& group : column_groups(*maker.layout)) {
+        const Grid grid = fit_columns(
+            row.data(), group, *maker.layout, screen.range,
+            screen.range == RangeKind::weighted ? maker.power : std::span<const float>());
+        const int bits = group_bits(group, *maker.layout);
+        for (std::int64_t c = group.begin; c < group.end; ++c) {
+          std::uint8_t code = 0;
+          const float w = row[static_cast<std::size_t>(c)];
+          const float e = w - nearest_value(w, grid, bits, code);
+          const float p = maker.power[static_cast<std::size_t>(c)];
+          missed += static_cast<double>(p * e * e);
+          held += static_cast<double>(p * w * w);
+        }
+      }
+    }
+    if (held > 0) error += missed / held;
+  }
+  return error;
+}
+
 }  // namespace
 
 ChannelTransform random_move(const ChannelTransform& now, const Coupling& coupling,
@@ -185,6 +219,27 @@ std::optional<ChannelTransform> screened_move(const ChannelTransform& now, const
     next.scale[static_cast<std::size_t>(channel)] =
         now.scale[static_cast<std::size_t>(channel)] * move.factor(place);
   }
+  return next;
+}
+
+std::optional<ChannelTransform> screened_turn(const ChannelTransform& now, const Coupling& coupling,
+                                              const SearchOptions& options, const RowScreen& screen,
+                                              StepRandom& random) {
+  ChannelTransform next = now;
+  std::vector<double> errors(next.angle.size(), -1);
+  bool changed = false;
+  for (std::int64_t i = 0; i < options.local; ++i) {
+    const auto pair =
+        static_cast<std::size_t>(random.below(static_cast<std::uint64_t>(coupling.channels / 2)));
+    if (errors[pair] < 0) errors[pair] = pair_error(screen, pair, next.angle[pair]);
+    const float angle = next.angle[pair] + static_cast<float>(kScreenedAngle * random.normal());
+    const double error = pair_error(screen, pair, angle);
+    if (error >= errors[pair]) continue;
+    errors[pair] = error;
+    next.angle[pair] = angle;
+    changed = true;
+  }
+  if (!changed) return std::nullopt;
   return next;
 }
 

@@ -28,4 +28,22 @@ std::optional<ChannelTransform> screened_move(const ChannelTransform& now, const
                                               std::int64_t rows, std::int64_t cols,
                                               StepRandom& random);
 
+// What turning the pairs of a coupling does to its makers' rows: their square errors when rounded,
+// counted by the mean squares of their inputs and by how strongly the channels are read.
+struct RowScreen {
+  struct Maker {
+    const float* rows;             // the source's, of channel 0
+    const MatrixView* layout;      // of the matrix
+    std::span<const float> power;  // mean squares of its inputs
+  };
+  std::vector<Maker> makers;
+  std::int64_t cols = 0;
+  RangeKind range = RangeKind::mse;
+};
+// options.local angles, pairs drawn at random, each kept where it lowers the error of its pair.
+// nullopt where none did.
+std::optional<ChannelTransform> screened_turn(const ChannelTransform& now, const Coupling& coupling,
+                                              const SearchOptions& options, const RowScreen& screen,
+                                              StepRandom& random);
+
 }  // namespace tenfold

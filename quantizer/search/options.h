@@ -9,12 +9,13 @@ namespace tenfold {
 
 struct SearchOptions {
   std::int64_t steps = 0;  // confirmations by the true loss; 0: no search
-  bool permute = true, scale = true, rotate = false;
-  bool ffn = true, values = true, queries = false;  // couplings that are searched
-  std::int64_t matched = 10;                        // layers whose outputs are compared
-  double alpha = 0.1;                               // what these count
-  // Proposals that are tried by the local error for each that is confirmed; 0: none, each step
-  // changes a tenth of a coupling's channels at random, as the paper does.
+  bool permute = true, scale = true, rotate = true;
+  bool ffn = true, values = true, queries = true;  // couplings that are searched
+  std::int64_t matched = 10;                       // layers whose outputs are compared
+  double alpha = 0.1;                              // what these count
+  // Proposals that are tried by the local error for each that is confirmed, rotations only where
+  // they are exact; 0: none, each step changes a tenth of a coupling's channels at random, as the
+  // paper does.
   std::int64_t local = 256;
   double scale_step = 1e-2, rotate_step = 1e-5;  // standard deviations of the paper's moves
   double early = 0.02;                           // objective.h

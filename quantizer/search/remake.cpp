@@ -191,13 +191,13 @@ void round_compensated(PanelEdit& edit, int r, const float* row, const std::vect
                        const MatrixView& layout) {
   const std::size_t n = by.columns.size(), cols = missed.size();
   std::vector<double> shift(n);
-  for (std::size_t t = 0; t < n; ++t) {
+  for (std::size_t t = 0; t < n && n < cols; ++t) {
     const float* cross = by.cross.data() + t * cols;
     double sum = 0;
     for (std::size_t c = 0; c < cols; ++c) sum += static_cast<double>(cross[c] * missed[c]);
     shift[t] = sum;
   }
-  solve(by.feedback, shift);
+  if (n < cols) solve(by.feedback, shift);
   std::vector<float> targets(row, row + cols);
   for (std::size_t t = 0; t < n; ++t) {
     targets[static_cast<std::size_t>(by.columns[t])] += static_cast<float>(shift[t]);

@@ -31,8 +31,13 @@ std::vector<float> multiplied(const RowReader& rows, const Factors& factors) {
 }  // namespace
 
 nlohmann::ordered_json to_json(const SearchStep& step) {
-  return {{"step", step.step},       {"layer", step.layer}, {"coupling", step.coupling},
-          {"outcome", step.outcome}, {"loss", step.loss},   {"held_out", step.held_out}};
+  return {{"step", step.step},
+          {"layer", step.layer},
+          {"coupling", step.coupling},
+          {"outcome", step.outcome},
+          {"loss", step.loss},
+          {"held_out", step.held_out},
+          {"layer_forwards", step.layer_forwards}};
 }
 
 nlohmann::ordered_json to_json(const SearchState& state) {
@@ -42,6 +47,9 @@ nlohmann::ordered_json to_json(const SearchState& state) {
   json["proposals"] = state.counts.proposals;
   json["confirmed"] = state.counts.confirmed;
   json["accepted"] = state.counts.accepted;
+  json["layer_forwards"] = state.counts.layer_forwards;
+  json["layer"] = state.layer;
+  json["observed"] = state.observed;
   for (const auto& layer : state.transforms) {
     nlohmann::ordered_json couplings = nlohmann::ordered_json::array();
     for (const ChannelTransform& transform : layer) {
@@ -62,7 +70,10 @@ SearchState read_search_state(const nlohmann::json& json, const DecoderSpec& spe
   try {
     state.steps = json.at("steps");
     state.start = {json.at("start").at("nll"), json.at("start").at("mse")};
-    state.counts = {json.at("proposals"), json.at("confirmed"), json.at("accepted")};
+    state.counts = {json.at("proposals"), json.at("confirmed"), json.at("accepted"),
+                    json.at("layer_forwards")};
+    state.layer = json.at("layer");
+    state.observed = json.at("observed").get<std::array<bool, kLayerInputs>>();
     for (const nlohmann::json& layer : json.at("transforms")) {
       std::vector<ChannelTransform>& transforms = state.transforms.emplace_back();
       for (const nlohmann::json& coupling : layer) {
@@ -74,7 +85,8 @@ SearchState read_search_state(const nlohmann::json& json, const DecoderSpec& spe
     }
     for (const nlohmann::json& step : json.at("history")) {
       state.history.push_back({step.at("step"), step.at("layer"), step.at("coupling"),
-                               step.at("outcome"), step.at("loss"), step.at("held_out")});
+                               step.at("outcome"), step.at("loss"), step.at("held_out"),
+                               step.at("layer_forwards")});
     }
   } catch (const nlohmann::json::exception& error) {
     throw_file_error(name, "is no state of a search: {}", error.what());
@@ -160,13 +172,15 @@ void Search::visit(std::int64_t layer) {
   layer_.emplace(couplings_, source_layer(layer), start_.weights().layers[i],
                  model_.weights().layers[i], state_.transforms[i], remaking, pool_);
   visited_ = layer;
+  if (state_.layer != layer) state_.observed = {};
+  state_.layer = layer;
 }
 
-const Hessian& Search::moments(const Coupling& coupling) {
-  const LinearInput input = input_of(coupling.readers.front().matrix);
+const Hessian& Search::moments(LinearInput input, std::int64_t cols) {
   std::optional<Hessian>& found = moments_[static_cast<std::size_t>(input)];
   if (!found) {
-    found.emplace(layer_->layout(coupling.readers.front().matrix).cols);
+    found.emplace(cols);
+    const std::int64_t before = objective_.cost().layer_forwards;
     objective_.run_layer(visited_,
                          [&](LinearInput at, const float* x, std::int64_t tokens, std::int64_t) {
                            if (at != input) return true;
@@ -174,14 +188,38 @@ const Hessian& Search::moments(const Coupling& coupling) {
                            return false;
                          });
     found->require_finite();
+    bool& counted = state_.observed[static_cast<std::size_t>(input)];
+    if (counted) state_.counts.layer_forwards -= objective_.cost().layer_forwards - before;
+    counted = true;
   }
   return *found;
+}
+
+std::optional<ChannelTransform> Search::propose_turn(std::size_t c, StepRandom& random) {
+  const Coupling& coupling = couplings_[c];
+  const LayerMatrix first = coupling.makers.front().matrix;
+  const std::int64_t cols = layer_->layout(first).cols;
+  const std::vector<float> power = moments(input_of(first), cols).diagonal();
+  RowScreen screen;
+  screen.cols = cols;
+  screen.range = recipe_.range;
+  for (const Coupling::Maker& maker : coupling.makers) {
+    screen.makers.push_back({layer_->source()[maker.matrix].weight.data() + maker.first * cols,
+                             &layer_->layout(maker.matrix), power});
+  }
+  state_.counts.proposals += recipe_.search.local;
+  return screened_turn(state_.transforms[static_cast<std::size_t>(visited_)][c], coupling,
+                       recipe_.search, screen, random);
 }
 
 std::optional<ChannelTransform> Search::propose(std::size_t c, StepRandom& random) {
   const Coupling& coupling = couplings_[c];
   const ChannelTransform& now = state_.transforms[static_cast<std::size_t>(visited_)][c];
   const SearchOptions& options = recipe_.search;
+  const bool turns = options.rotate && coupling.rotation == Exactness::exact;
+  if (options.local > 0 && turns && (coupling.readers.empty() || random.below(2) == 0)) {
+    return propose_turn(c, random);
+  }
   if (options.local == 0 || coupling.readers.empty()) {
     ChannelTransform next = random_move(now, coupling, options, random);
     const bool same = next.order == now.order && next.scale == now.scale && next.angle == now.angle;
@@ -189,8 +227,8 @@ std::optional<ChannelTransform> Search::propose(std::size_t c, StepRandom& rando
     return next;
   }
   const LayerMatrix reader = coupling.readers.front().matrix;
-  const std::vector<float> power = moments(coupling).diagonal();
   const MatrixView& layout = layer_->layout(reader);
+  const std::vector<float> power = moments(input_of(reader), layout.cols).diagonal();
   Screen screen(layer_->columns(reader), layout, recipe_.range, power, pool_);
   state_.counts.proposals += options.local;
   return screened_move(now, coupling, options, screen, power, layer_->columns(reader), layout.rows,
@@ -203,6 +241,15 @@ std::size_t Search::pick_coupling(StepRandom& random) const {
 }
 
 SearchStep Search::step() {
+  const std::int64_t before = objective_.cost().layer_forwards;
+  SearchStep step = take_step();
+  state_.counts.layer_forwards += objective_.cost().layer_forwards - before;
+  step.layer_forwards = state_.counts.layer_forwards;
+  if (step.outcome == "accepted") state_.history.push_back(step);
+  return step;
+}
+
+SearchStep Search::take_step() {
   const std::int64_t n = state_.steps++;
   const std::uint64_t seed = recipe_.calibration.seed;
   // A place to stay does not depend on how the steps there go.
@@ -219,14 +266,19 @@ SearchStep Search::step() {
   const std::optional<ChannelTransform> next = propose(c, random);
   if (!next) return step;
 
-  const bool reads = !couplings_[c].readers.empty();
+  // Rounding to the nearest without weights looks at no moments.
   const bool weighs = recipe_.method == Method::gptq || recipe_.range == RangeKind::weighted;
-  std::optional<Hessian> none;
-  if (!reads) none.emplace(1);
-  if (reads && !weighs && recipe_.search.local == 0) {
-    none.emplace(layer_->layout(couplings_[c].readers.front().matrix).cols);  // not looked at
-  }
-  layer_->apply(c, *next, none ? *none : moments(couplings_[c]), {});
+  const auto seen_by = [&](LayerMatrix matrix) -> const Hessian* {
+    return weighs ? &moments(input_of(matrix), layer_->layout(matrix).cols) : nullptr;
+  };
+  const Coupling& coupling = couplings_[c];
+  std::vector<float> row_importance;
+  const bool turned =
+      std::any_of(next->angle.begin(), next->angle.end(), [](float angle) { return angle != 0; });
+  if (turned && weighs) row_importance = seen_by(coupling.makers.front().matrix)->diagonal();
+  layer_->apply(c, *next,
+                coupling.readers.empty() ? nullptr : seen_by(coupling.readers.front().matrix),
+                row_importance);
   ++state_.counts.confirmed;
   const std::optional<double> loss = objective_.trial(visited_);
   if (!loss || *loss >= objective_.loss()) {
@@ -237,11 +289,11 @@ SearchStep Search::step() {
   layer_->accept();
   objective_.accept();
   moments_ = {};
+  state_.observed = {};
   ++state_.counts.accepted;
   step.outcome = "accepted";
   step.loss = objective_.loss();
   step.held_out = objective_.held_out_loss();
-  state_.history.push_back(step);
   return step;
 }
 

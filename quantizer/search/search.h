@@ -31,6 +31,7 @@ struct SearchStep {
   std::string outcome;  // "accepted", "worse", "given up" (early), "no proposal", "screened out"
   double loss = 0;      // of the model after the step
   double held_out = 0;
+  std::int64_t layer_forwards = 0;  // of the search so far: layers times sequences
 };
 nlohmann::ordered_json to_json(const SearchStep& step);
 
@@ -38,6 +39,7 @@ struct SearchCounts {
   std::int64_t proposals = 0;  // local ones
   std::int64_t confirmed = 0;  // by the true loss, in part or whole
   std::int64_t accepted = 0;
+  std::int64_t layer_forwards = 0;  // layers run, times sequences
 };
 
 // Where a search stands.
@@ -47,6 +49,10 @@ struct SearchState {
   SequenceLoss start;
   std::vector<SearchStep> history;  // of accepted steps
   SearchCounts counts;
+  // The layer of the last step, and which of its inputs' moments were taken for the model as it is:
+  // a resumed search takes them again, but does not count them twice.
+  std::int64_t layer = -1;
+  std::array<bool, kLayerInputs> observed{};
 };
 nlohmann::ordered_json to_json(const SearchState& state);
 // Throws bad_file naming `name` where it is not one of this model.
@@ -68,9 +74,11 @@ class Search {
   void resume(SearchState state);
 
  private:
+  SearchStep take_step();
   FloatLayer source_layer(std::int64_t layer) const;
   void visit(std::int64_t layer);
-  const Hessian& moments(const Coupling& coupling);
+  const Hessian& moments(LinearInput input, std::int64_t cols);
+  std::optional<ChannelTransform> propose_turn(std::size_t coupling, StepRandom& random);
   std::optional<ChannelTransform> propose(std::size_t coupling, StepRandom& random);
   std::size_t pick_coupling(StepRandom& random) const;
 
@@ -86,7 +94,7 @@ class Search {
   SearchState state_;
   std::int64_t visited_ = -1;
   std::optional<SearchedLayer> layer_;
-  // Of the inputs of the layer's readers, as accepted.
+  // Of the layer's inputs, as accepted.
   std::array<std::optional<Hessian>, kLayerInputs> moments_;
 };
 

@@ -149,6 +149,7 @@ class SearchRun {
     Search search(tensors_, factors, *start, *model, objective, options_.recipe, pool_);
     if (state) search.resume(*std::move(state));
     go_on(search, *model, *start_source);
+    result.search = search.state().counts;
     GgufMetadata metadata = start_source->gguf().metadata();
     metadata.set(std::string(kRecipeKey), to_json(options_.recipe));
     metadata.set(std::string(kCalibrationHashKey), fmt::format("{:016x}", calibration.hash));
@@ -210,6 +211,7 @@ class SearchRun {
     json["proposals"] = state.counts.proposals;
     json["confirmed"] = state.counts.confirmed;
     json["accepted"] = state.counts.accepted;
+    json["layer_forwards"] = state.counts.layer_forwards;
     json["start"] = {{"nll", state.start.nll}, {"mse", state.start.mse}};
     json["loss"] = objective.loss();
     json["held_out"] = objective.held_out_loss();

@@ -14,8 +14,6 @@
 
 namespace tenfold {
 
-inline constexpr std::string_view kSearchKey = "tenfold.search";  // JSON, in the file
-
 QuantizeResult search_model(const std::shared_ptr<const ModelSource>& source,
                             const std::filesystem::path& output, const QuantizeOptions& options,
                             const std::function<bool(std::uint64_t, std::uint64_t)>& progress);

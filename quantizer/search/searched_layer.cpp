@@ -70,7 +70,7 @@ void SearchedLayer::keep(LayerMatrix matrix) {
   kept_.push_back({matrix, {std::move(copy), dense.bias}, columns_[matrix].weight});
 }
 
-void SearchedLayer::apply(std::size_t c, const ChannelTransform& next, const Hessian& moments,
+void SearchedLayer::apply(std::size_t c, const ChannelTransform& next, const Hessian* moments,
                           std::span<const float> row_importance) {
   const ChannelTransform& before = transforms_[c];
   applied_.emplace(c, next);
@@ -115,7 +115,7 @@ void SearchedLayer::make_rows(const Coupling::Maker& maker, const ChannelTransfo
 }
 
 void SearchedLayer::make_columns(const Coupling& coupling, const ChannelTransform& before,
-                                 const ChannelTransform& next, const Hessian& moments) {
+                                 const ChannelTransform& next, const Hessian* moments) {
   if (coupling.readers.empty()) return;
   const LayerMatrix matrix = coupling.readers.front().matrix;  // of all readers
   const MatrixView& view = layout(matrix);
@@ -151,9 +151,11 @@ void SearchedLayer::make_columns(const Coupling& coupling, const ChannelTransfor
   for (const Coupling::Reader& reader : coupling.readers) {
     transform_columns(source_[matrix], reader, next, columns_[matrix]);
   }
-  const Hessian moved = moments.of(from, factor);
+  std::optional<Hessian> moved;
+  if (moments != nullptr) moved = moments->of(from, factor);
   round_groups(columns_[matrix].weight.data(), touched,
-               {remaking_.range, &moved, remaking_.damping}, dense_of(now_, matrix).weight, pool_);
+               {remaking_.range, moved ? &*moved : nullptr, remaking_.damping},
+               dense_of(now_, matrix).weight, pool_);
 }
 
 void SearchedLayer::accept() {

@@ -35,10 +35,12 @@ class SearchedLayer {
   // The columns of a reader as accepted, [rows, cols].
   const float* columns(LayerMatrix reader) const { return columns_[reader].weight.data(); }
   const MatrixView& layout(LayerMatrix matrix) const;
+  const FloatLayer& source() const noexcept { return source_; }
 
   // Makes the matrices of a coupling again for another transform of it. moments: of the readers'
-  // inputs as accepted; row_importance: mean squares of the makers' inputs, or empty.
-  void apply(std::size_t coupling, const ChannelTransform& next, const Hessian& moments,
+  // inputs as accepted, null where no rounding looks at them; row_importance: mean squares of the
+  // makers' inputs, or empty.
+  void apply(std::size_t coupling, const ChannelTransform& next, const Hessian* moments,
              std::span<const float> row_importance);
   void accept();  // what was applied
   void undo();
@@ -47,7 +49,7 @@ class SearchedLayer {
   void make_rows(const Coupling::Maker& maker, const ChannelTransform& before,
                  const ChannelTransform& next, std::span<const float> importance);
   void make_columns(const Coupling& coupling, const ChannelTransform& before,
-                    const ChannelTransform& next, const Hessian& moments);
+                    const ChannelTransform& next, const Hessian* moments);
   void keep(LayerMatrix matrix);
 
   const std::vector<Coupling>& couplings_;

@@ -19,6 +19,7 @@ inline constexpr std::string_view kFormatVersionKey = "tenfold.format_version";
 inline constexpr std::string_view kBandsPrefix = "tenfold.bands.";
 inline constexpr std::string_view kRecipeKey = "tenfold.recipe";
 inline constexpr std::string_view kLossesKey = "tenfold.losses";  // JSON (quantizer/losses.h)
+inline constexpr std::string_view kSearchKey = "tenfold.search";  // JSON (quantizer/search)
 inline constexpr std::string_view kCalibrationHashKey = "tenfold.calibration_hash";
 inline constexpr std::int64_t kMaxMatrixExtent = std::int64_t{1} << 24;
 inline constexpr std::size_t kPartAlignment = 64;

@@ -117,9 +117,8 @@ TEST_P(SearchOf, MovesKeepTheFunction) {
   with.recipe.bits = 8;
   with.recipe.search.local = 0;
   with.recipe.search.scale_step = 0.1;
-  with.recipe.search.queries = with.recipe.search.rotate = true;
   with.recipe.search.rotate_step = 0.5;
-  with.recipe.search.ffn = false;  // whose rotation is not exact
+  with.recipe.search.ffn = false;  // whose rotation is not exact in OPT
   const auto divergence_of = [&](const std::filesystem::path& path) {
     LoadedModel a(model_);
     LoadedModel b(path);
@@ -207,10 +206,10 @@ TEST_F(SearchTest, RefusesWhatItCannotDo) {
   with.recipe.calibration.file.clear();
   EXPECT_NE(refused(with).find("a search needs a calibration text"), std::string::npos);
   with = options(4);
-  with.recipe.search.permute = with.recipe.search.scale = false;
+  with.recipe.search.permute = with.recipe.search.scale = with.recipe.search.rotate = false;
   EXPECT_NE(refused(with).find("needs moves"), std::string::npos);
   with = options(4);
-  with.recipe.search.ffn = with.recipe.search.values = false;
+  with.recipe.search.ffn = with.recipe.search.values = with.recipe.search.queries = false;
   EXPECT_NE(refused(with).find("needs couplings"), std::string::npos);
 }
 
@@ -229,7 +228,9 @@ TEST(SearchState, IsReadBackAndChecked) {
   }
   std::swap(state.transforms[1][0].order[3], state.transforms[1][0].order[4]);
   state.transforms[0][0].scale[2] = 1.1f;
-  state.history.push_back({6, 1, "ffn", "accepted", 1.0625, 1.125});
+  state.layer = 1;
+  state.observed[2] = true;
+  state.history.push_back({6, 1, "ffn", "accepted", 1.0625, 1.125, 99});
   nlohmann::json json = nlohmann::json::parse(to_json(state).dump());
   EXPECT_EQ(to_json(read_search_state(json, spec, "state")).dump(), to_json(state).dump());
   json["transforms"][1][0]["order"][3] = json["transforms"][1][0]["order"][5];
