@@ -126,6 +126,21 @@ Hessian Hessian::of(std::span<const std::int32_t> columns, std::span<const float
   return result;
 }
 
+void Hessian::turn(std::int64_t i, float angle) {
+  const double cosine = std::cos(static_cast<double>(angle));
+  const double sine = std::sin(static_cast<double>(angle));
+  const auto mix = [&](double& a, double& b) {
+    const double first = cosine * a - sine * b;
+    b = sine * a + cosine * b;
+    a = first;
+  };
+  const auto at = [&](std::int64_t row, std::int64_t col) -> double& {
+    return sum_[static_cast<std::size_t>(row * cols_ + col)];
+  };
+  for (std::int64_t c = 0; c < cols_; ++c) mix(at(i, c), at(i + 1, c));
+  for (std::int64_t r = 0; r < cols_; ++r) mix(at(r, i), at(r, i + 1));
+}
+
 std::vector<float> Hessian::diagonal() const {
   std::vector<float> result(static_cast<std::size_t>(cols_));
   for (std::int64_t c = 0; c < cols_; ++c) {

@@ -23,6 +23,8 @@ class Hessian {
   std::int64_t tokens() const noexcept { return tokens_; }
   // Of these inputs (of all, where `columns` is empty), each times its factor (empty: 1).
   Hessian of(std::span<const std::int32_t> columns, std::span<const float> factors) const;
+  // As if inputs i and i + 1 had been turned: to (cos a - sin b, sin a + cos b).
+  void turn(std::int64_t i, float angle);
   // Throws bad_request where an input was not: everything after it would be chosen by chance.
   void require_finite() const;
   double mean(std::int64_t i, std::int64_t j) const noexcept;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/error.h"
 #include "kernels/formats/codec.h"
 #include "quantizer/panel.h"
 
@@ -49,13 +50,17 @@ nlohmann::ordered_json to_json(const LayerFactors& factors) {
   return json;
 }
 
-LayerFactors read_factors(const nlohmann::json& json) {
+LayerFactors read_factors(const nlohmann::json& json, const std::string& name) {
   LayerFactors factors;
-  for (std::size_t i = 0; i < kLayerMatrices; ++i) {
-    const auto found = json.find(std::string(name_of(static_cast<LayerMatrix>(i))));
-    if (found == json.end()) continue;
-    factors[i].col = found->at("col").get<std::vector<float>>();
-    factors[i].row = found->at("row").get<std::vector<float>>();
+  try {
+    for (std::size_t i = 0; i < kLayerMatrices; ++i) {
+      const std::string role(name_of(static_cast<LayerMatrix>(i)));
+      if (!json.contains(role)) continue;
+      factors[i].col = json.at(role).at("col").get<std::vector<float>>();
+      factors[i].row = json.at(role).at("row").get<std::vector<float>>();
+    }
+  } catch (const nlohmann::json::exception& error) {
+    throw_file_error(name, "the factors of a layer cannot be read: {}", error.what());
   }
   return factors;
 }

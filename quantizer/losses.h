@@ -32,7 +32,8 @@ struct LayerLosses {
   LayerFactors factors;  // not part of the JSON
 };
 nlohmann::ordered_json to_json(const LayerFactors& factors);
-LayerFactors read_factors(const nlohmann::json& json);
+// Throws bad_file naming `name` where it is none.
+LayerFactors read_factors(const nlohmann::json& json, const std::string& name);
 // {"nearest", "chosen"}
 nlohmann::ordered_json to_json(const MatrixLoss& loss);
 // {"matrices": {"q": {...}, ...}, "awq_ratio": {"qkv": r, ...},

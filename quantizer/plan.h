@@ -95,6 +95,8 @@ void read_json(const nlohmann::json& json, const std::string& name, Recipe& reci
 bool needs_calibration(const Recipe& recipe);
 // Whether codes are chosen by the inputs a matrix meets.
 bool looks_at_inputs(const Recipe& recipe);
+// Whether ranges count errors by the inputs they meet.
+bool weighs_ranges(const Recipe& recipe);
 // Whether layers are trained against the full-precision model's.
 bool learns(const Recipe& recipe);
 

@@ -198,7 +198,7 @@ class Run {
       }
       ++finished_layers_;
       nlohmann::ordered_json kept = note(layer);
-      factors.push_back(read_factors(kept[kFactorsNote]));
+      factors.push_back(read_factors(kept[kFactorsNote], checkpoint_->folder().string()));
       kept.erase(kFactorsNote);
       losses.push_back(std::move(kept));
       calibrated_->layer_weights(layer) = {};

@@ -1,5 +1,5 @@
 #pragma once
-// Numbers that a seed decides, the same on every machine.
+// Numbers that a seed decides.
 
 #include <cmath>
 #include <cstdint>

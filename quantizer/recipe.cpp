@@ -18,6 +18,8 @@ using Json = nlohmann::ordered_json;
 constexpr std::array<std::int64_t, 4> kGroups = {0, 32, 64, 128};
 constexpr std::array<const char*, 5> kPasses = {"awq", "omniquant", "rtn", "gptq", "tune"};
 constexpr int kMaxEpochs = 1000;
+constexpr std::int64_t kMostSearched = std::int64_t{1} << 30;  // steps and the like
+constexpr std::int64_t kDefaultSteps = 1000;
 
 void check_bits(const char* what, int bits, bool float_too) {
   if (packed_format(bits) || (float_too && bits == kFloatBits)) return;
@@ -38,8 +40,10 @@ void check_share(const char* what, double share) {
 
 void check_search(const SearchOptions& search, double mixed) {
   if (search.steps == 0) return;
-  if (search.steps < 0 || search.local < 0 || search.matched < 0 || search.patience < 0) {
-    throw_error(ErrorCode::bad_request, "the numbers of a search cannot be less than 0");
+  for (const std::int64_t number : {search.steps, search.local, search.matched, search.patience}) {
+    if (number >= 0 && number <= kMostSearched) continue;
+    throw_error(ErrorCode::bad_request, "the numbers of a search lie between 0 and {}, found {}",
+                kMostSearched, number);
   }
   if (!search.permute && !search.scale && !search.rotate) {
     throw_error(ErrorCode::bad_request, "a search needs moves: perm, scale or rot");
@@ -304,6 +308,11 @@ bool looks_at_inputs(const Recipe& recipe) {
   return recipe.method == Method::gptq || recipe.range == RangeKind::weighted;
 }
 
+bool weighs_ranges(const Recipe& recipe) {
+  return recipe.range == RangeKind::weighted ||
+         (recipe.method == Method::gptq && recipe.range != RangeKind::minmax);
+}
+
 bool needs_calibration(const Recipe& recipe) {
   return looks_at_inputs(recipe) || recipe.awq || learns(recipe);
 }
@@ -381,6 +390,7 @@ void read_json(const nlohmann::json& json, const std::string& name, Recipe& reci
     if (const auto method = part.text("method"); method && *method != "invarexplore") {
       part.fail("method", fmt::format("must be invarexplore, found \"{}\"", *method));
     }
+    if (recipe.search.steps == 0) recipe.search.steps = kDefaultSteps;
     part.integer("steps", recipe.search.steps);
     part.boolean("permute", recipe.search.permute);
     part.boolean("scale", recipe.search.scale);

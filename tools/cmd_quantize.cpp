@@ -4,6 +4,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "kernels/error.h"
 #include "quantizer/quantize.h"
 #include "runtime/files/json_file.h"
 #include "runtime/files/output_file.h"
@@ -63,6 +64,12 @@ bool among(const std::vector<std::string>& names, const char* name) {
 
 void set_search(const Options& options, SearchOptions& search) {
   constexpr std::int64_t kDefaultSteps = 1000;
+  const bool given = options.steps || options.matched || options.local || options.patience ||
+                     options.alpha || options.early || options.scale_step || options.rotate_step ||
+                     !options.moves.empty() || !options.couplings.empty();
+  if (given && options.search.empty() && search.steps == 0) {
+    throw_error(ErrorCode::bad_request, "the flags of a search need --search invarexplore");
+  }
   if (!options.search.empty() && search.steps == 0) search.steps = kDefaultSteps;
   set_if(search.steps, options.steps);
   set_if(search.matched, options.matched);
@@ -316,13 +323,13 @@ void add_calibration_options(CLI::App& sub, Options& options) {
 }
 
 void add_search_options(CLI::App& sub, Options& options) {
-  CLI::Option* search =
-      sub.add_option("--search", options.search,
-                     "invarexplore: then move, scale and turn channels, step by step, where the "
-                     "running model gets better on the calibration text");
-  search->check(one_of({"invarexplore"}))->type_name("METHOD");
+  sub.add_option("--search", options.search,
+                 "invarexplore: then move, scale and turn channels, step by step, where the "
+                 "running model gets better on the calibration text")
+      ->check(one_of({"invarexplore"}))
+      ->type_name("METHOD");
   const auto add = [&](const char* name, auto& value, const char* help) {
-    return sub.add_option(name, value, help)->needs(search);
+    return sub.add_option(name, value, help);
   };
   add("--steps", options.steps, "of the search; default 1000")
       ->check(in_range(1, 1 << 30))

@@ -124,9 +124,8 @@ double pair_error(const RowScreen& screen, std::size_t pair, float angle) {
       const float of_b = member == 0 ? -std::sin(angle) : std::cos(angle);
       for (std::size_t c = 0; c < cols; ++c) row[c] = of_a * a[c] + of_b * b[c];
       for (const ColumnGroup& group : column_groups(*maker.layout)) {
-        const Grid grid = fit_columns(
-            row.data(), group, *maker.layout, screen.range,
-            screen.range == RangeKind::weighted ? maker.power : std::span<const float>());
+        const Grid grid = fit_columns(row.data(), group, *maker.layout, screen.range,
+                                      screen.weighted ? maker.power : std::span<const float>());
         const int bits = group_bits(group, *maker.layout);
         for (std::int64_t c = group.begin; c < group.end; ++c) {
           std::uint8_t code = 0;

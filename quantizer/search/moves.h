@@ -5,7 +5,6 @@
 #include <optional>
 #include <span>
 
-#include "kernels/thread_pool.h"
 #include "quantizer/random.h"
 #include "quantizer/search/coupling.h"
 #include "quantizer/search/options.h"
@@ -29,7 +28,7 @@ std::optional<ChannelTransform> screened_move(const ChannelTransform& now, const
                                               StepRandom& random);
 
 // What turning the pairs of a coupling does to its makers' rows: their square errors when rounded,
-// counted by the mean squares of their inputs and by how strongly the channels are read.
+// counted by the mean squares of their inputs, relative to what the pair holds.
 struct RowScreen {
   struct Maker {
     const float* rows;             // the source's, of channel 0
@@ -39,6 +38,7 @@ struct RowScreen {
   std::vector<Maker> makers;
   std::int64_t cols = 0;
   RangeKind range = RangeKind::mse;
+  bool weighted = false;  // ranges, too
 };
 // options.local angles, pairs drawn at random, each kept where it lowers the error of its pair.
 // nullopt where none did.

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/error.h"
 #include "runtime/files/spill.h"
 #include "runtime/score.h"
 
@@ -87,6 +88,10 @@ Objective::Objective(const Decoder& model, const Decoder& teacher, const Calibra
   }
   accept();
   start_ = mean(std::span(accepted_).first(trained()));
+  if (!(start_.nll > 0) || !std::isfinite(start_.nll) || !std::isfinite(start_.mse)) {
+    throw_error(ErrorCode::bad_request,
+                "the model to start from gives the calibration text a loss of {}", start_.nll);
+  }
 }
 
 float* Objective::stream(Buffer& of, std::int64_t layer, std::size_t sequence) const {

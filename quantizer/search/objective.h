@@ -31,8 +31,8 @@ namespace tenfold {
 struct ObjectiveOptions {
   double alpha = 0.1;
   std::int64_t matched = 10;  // layers whose outputs are compared; 0: none
-  // The chance that a step which would have been accepted is given up after a part of the
-  // sequences; 0: all of them are always run.
+  // A step is given up after a part of the sequences where the chance that it would be accepted is
+  // less than this; 0: all of them are always run.
   double early = 0.02;
 };
 
@@ -58,7 +58,8 @@ class Objective {
     std::size_t spill_above = 0;   // bytes
   };
   // Runs both models on all sequences; the last `held_out` of them do not count for the loss.
-  // `teacher` is not used afterwards. busy() is called for every sequence and may throw.
+  // `teacher` is not used afterwards. Throws bad_request where the loss is not a positive number.
+  // busy() is called for every sequence and may throw.
   Objective(const Decoder& model, const Decoder& teacher, const Calibration& calibration,
             std::int64_t held_out, const ObjectiveOptions& options, const Resources& resources,
             std::function<void()> busy);
@@ -68,7 +69,6 @@ class Objective {
   // Scales the losses as those of another start were: after resuming from a later model.
   void set_start(const SequenceLoss& start) { start_ = start; }
   const SequenceLoss& start() const noexcept { return start_; }
-  std::span<const SequenceLoss> losses() const noexcept { return accepted_; }
   const ObjectiveCost& cost() const noexcept { return cost_; }
 
   // The loss with the model's weights as they are now, which may differ from the accepted ones from

@@ -22,6 +22,7 @@ class PanelEdit {
 
   void read(std::int64_t panel) {
     panel_ = panel;
+    for (PanelGrids& grids : grids_) grids = {};  // of rows past the last, too
     n_rows_ = static_cast<int>(std::min<std::int64_t>(kPanelRows, view_.rows - panel * kPanelRows));
     for (int r = 0; r < n_rows_; ++r) read_row(view_, panel * kPanelRows + r, r);
   }
@@ -158,8 +159,10 @@ Compensation compensation_for(const MatrixView& layout, std::span<const std::siz
            made.importance[static_cast<std::size_t>(b)];
   });
   made.feedback = factor(moments.of(made.columns, {}), {}, damping, pool);
+  const bool all_touched = made.columns.size() == static_cast<std::size_t>(layout.cols);
   for (const std::int32_t column : made.columns) {
     made.group.push_back(group_of[static_cast<std::size_t>(column)]);
+    if (all_touched) continue;
     for (std::int64_t c = 0; c < layout.cols; ++c) {
       const bool inside = group_of[static_cast<std::size_t>(c)] < groups.size();
       made.cross.push_back(inside ? 0.0f : static_cast<float>(moments.mean(column, c)));
@@ -188,7 +191,7 @@ void solve(const Feedback& feedback, std::vector<double>& x) {
 // the errors that stay make of them, then rounded one after the other (gptq/realize.h).
 void round_compensated(PanelEdit& edit, int r, const float* row, const std::vector<float>& missed,
                        std::span<const std::size_t> groups, const Compensation& by, RangeKind range,
-                       const MatrixView& layout) {
+                       std::span<const float> importance, const MatrixView& layout) {
   const std::size_t n = by.columns.size(), cols = missed.size();
   std::vector<double> shift(n);
   for (std::size_t t = 0; t < n && n < cols; ++t) {
@@ -202,9 +205,6 @@ void round_compensated(PanelEdit& edit, int r, const float* row, const std::vect
   for (std::size_t t = 0; t < n; ++t) {
     targets[static_cast<std::size_t>(by.columns[t])] += static_cast<float>(shift[t]);
   }
-  const std::span<const float> importance = range == RangeKind::weighted
-                                                ? std::span<const float>(by.importance)
-                                                : std::span<const float>();
   for (const std::size_t g : groups) {
     edit.grid(g, r) = fit_columns(targets.data(), edit.groups()[g], layout, range, importance);
   }
@@ -275,7 +275,7 @@ void round_groups(const float* weights, std::span<const std::size_t> groups,
   if (groups.empty()) return;
   const std::int64_t cols = out.view.cols;
   std::vector<float> importance;
-  if (rounding.range == RangeKind::weighted) importance = rounding.moments->diagonal();
+  if (rounding.weighted) importance = rounding.moments->diagonal();
   std::optional<Compensation> by;
   if (rounding.damping) {
     by = compensation_for(out.view, groups, *rounding.moments, *rounding.damping, pool);
@@ -285,7 +285,7 @@ void round_groups(const float* weights, std::span<const std::size_t> groups,
       const float* row = weights + (panel * kPanelRows + r) * cols;
       if (by) {
         round_compensated(edit, r, row, missed_by(edit, r, row, cols), groups, *by, rounding.range,
-                          out.view);
+                          importance, out.view);
         continue;
       }
       for (const std::size_t g : groups) {
@@ -293,31 +293,6 @@ void round_groups(const float* weights, std::span<const std::size_t> groups,
       }
     }
   });
-}
-
-double output_error(const float* weights, const MatrixView& quantized, const Hessian& moments,
-                    ThreadPool& pool) {
-  const auto cols = static_cast<std::size_t>(quantized.cols);
-  std::vector<float> h(cols * cols);
-  for (std::size_t i = 0; i < h.size(); ++i) {
-    h[i] = static_cast<float>(
-        moments.mean(static_cast<std::int64_t>(i / cols), static_cast<std::int64_t>(i % cols)));
-  }
-  std::vector<double> sums(static_cast<std::size_t>(quantized.rows));
-  pool.run(static_cast<int>(quantized.rows), [&](int row, int) {
-    std::vector<float> missed(cols), product(cols);
-    dequantize_row(quantized, row, missed.data());
-    const float* w = weights + static_cast<std::size_t>(row) * cols;
-    for (std::size_t c = 0; c < cols; ++c) missed[c] = w[c] - missed[c];
-    for (std::size_t i = 0; i < cols; ++i) {
-      const float* from = h.data() + i * cols;
-      for (std::size_t j = 0; j < cols; ++j) product[j] += missed[i] * from[j];
-    }
-    double sum = 0;
-    for (std::size_t c = 0; c < cols; ++c) sum += static_cast<double>(missed[c] * product[c]);
-    sums[static_cast<std::size_t>(row)] = sum;
-  });
-  return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
 }  // namespace tenfold

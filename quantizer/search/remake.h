@@ -30,19 +30,16 @@ void round_rows(const float* weights, std::span<const std::int64_t> places, Rang
 
 struct ColumnRounding {
   RangeKind range = RangeKind::mse;
-  // Second moments of the inputs as `weights` meets them. They are the importances of weighted
-  // ranges; with compensation, codes also make up for the errors of all other columns.
+  bool weighted = false;  // ranges: errors count by the mean square of their input
+  // Second moments of the inputs as `weights` meets them; may be null where nothing looks at them.
   const Hessian* moments = nullptr;
-  std::optional<double> damping;  // of compensation (GPTQ); absent: to the nearest
+  // Of compensation (GPTQ): codes also make up for the errors of all other columns, the strongest
+  // inputs first; absent: to the nearest.
+  std::optional<double> damping;
 };
 // The column groups `groups` (indices of column_groups()) of all rows of `out` are rounded anew to
 // `weights` [rows, cols].
 void round_groups(const float* weights, std::span<const std::size_t> groups,
                   const ColumnRounding& rounding, const QuantizedMatrix& out, ThreadPool& pool);
-
-// Sum over rows of e H e^T, e = weights - quantized: what the outputs miss on the inputs whose
-// moments these are, mean over tokens.
-double output_error(const float* weights, const MatrixView& quantized, const Hessian& moments,
-                    ThreadPool& pool);
 
 }  // namespace tenfold

@@ -15,16 +15,12 @@ ColumnChange::ColumnChange(std::int64_t cols)
   std::iota(from.begin(), from.end(), 0);
 }
 
-bool ColumnChange::changes(std::int64_t col) const noexcept {
-  const auto c = static_cast<std::size_t>(col);
-  return from[c] != col || factor[c] != 1;
-}
-
-Screen::Screen(const float* weights, const MatrixView& layout, RangeKind range,
+Screen::Screen(const float* weights, const MatrixView& layout, RangeKind range, bool weighted,
                std::span<const float> power, ThreadPool& pool)
     : weights_(weights),
       layout_(layout),
       range_(range),
+      weighted_(weighted),
       power_(power),
       pool_(pool),
       groups_(column_groups(layout)),
@@ -39,10 +35,6 @@ Screen::Screen(const float* weights, const MatrixView& layout, RangeKind range,
     }
   }
   for (std::size_t g = 0; g < groups_.size(); ++g) errors_.push_back(group_error(change_, g));
-}
-
-double Screen::error() const noexcept {
-  return std::accumulate(errors_.begin(), errors_.end(), 0.0);
 }
 
 double Screen::group_error(const ColumnChange& change, std::size_t g) {

@@ -4,7 +4,6 @@
 // correlations; the true loss decides.
 
 #include <cstdint>
-#include <random>
 #include <span>
 #include <vector>
 
@@ -21,18 +20,16 @@ struct ColumnChange {
   std::vector<std::int32_t> from;
   std::vector<float> factor;
   explicit ColumnChange(std::int64_t cols);  // changes nothing
-  bool changes(std::int64_t col) const noexcept;
 };
 
 class Screen {
  public:
-  // weights: [rows, cols], the accepted columns; power: mean squares of their inputs. All outlive
-  // this.
-  Screen(const float* weights, const MatrixView& layout, RangeKind range,
+  // weights: [rows, cols], the accepted columns; power: mean squares of their inputs; weighted:
+  // also ranges count errors by them. All outlive this.
+  Screen(const float* weights, const MatrixView& layout, RangeKind range, bool weighted,
          std::span<const float> power, ThreadPool& pool);
 
   const ColumnChange& change() const noexcept { return change_; }
-  double error() const noexcept;  // of all groups
   std::size_t group_of(std::int64_t col) const { return group_of_[static_cast<std::size_t>(col)]; }
   const std::vector<ColumnGroup>& groups() const noexcept { return groups_; }
 
@@ -46,6 +43,7 @@ class Screen {
   const float* weights_;
   const MatrixView& layout_;
   RangeKind range_;
+  bool weighted_;
   std::span<const float> power_;
   ThreadPool& pool_;
   std::vector<ColumnGroup> groups_;

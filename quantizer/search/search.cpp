@@ -1,6 +1,7 @@
 #include "quantizer/search/search.h"
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
@@ -44,6 +45,7 @@ nlohmann::ordered_json to_json(const SearchState& state) {
   nlohmann::ordered_json json;
   json["steps"] = state.steps;
   json["start"] = {{"nll", state.start.nll}, {"mse", state.start.mse}};
+  json["start_held_out"] = state.start_held_out;
   json["proposals"] = state.counts.proposals;
   json["confirmed"] = state.counts.confirmed;
   json["accepted"] = state.counts.accepted;
@@ -63,16 +65,30 @@ nlohmann::ordered_json to_json(const SearchState& state) {
   return json;
 }
 
+std::int64_t last_improvement(const SearchState& state) {
+  double best = state.start_held_out;
+  std::int64_t at = 0;
+  for (const SearchStep& step : state.history) {
+    if (step.held_out >= best) continue;
+    best = step.held_out;
+    at = step.step + 1;
+  }
+  return at;
+}
+
 SearchState read_search_state(const nlohmann::json& json, const DecoderSpec& spec,
                               const std::string& name) {
   const std::vector<Coupling> couplings = couplings_of(spec);
   SearchState state;
   try {
-    state.steps = json.at("steps");
-    state.start = {json.at("start").at("nll"), json.at("start").at("mse")};
-    state.counts = {json.at("proposals"), json.at("confirmed"), json.at("accepted"),
-                    json.at("layer_forwards")};
-    state.layer = json.at("layer");
+    const auto integer = [&](const char* key) { return json_int(json, key, name); };
+    state.steps = integer("steps");
+    state.start = {json.at("start").at("nll").get<double>(),
+                   json.at("start").at("mse").get<double>()};
+    state.start_held_out = json.at("start_held_out").get<double>();
+    state.counts = {integer("proposals"), integer("confirmed"), integer("accepted"),
+                    integer("layer_forwards")};
+    state.layer = integer("layer");
     state.observed = json.at("observed").get<std::array<bool, kLayerInputs>>();
     for (const nlohmann::json& layer : json.at("transforms")) {
       std::vector<ChannelTransform>& transforms = state.transforms.emplace_back();
@@ -84,9 +100,11 @@ SearchState read_search_state(const nlohmann::json& json, const DecoderSpec& spe
       }
     }
     for (const nlohmann::json& step : json.at("history")) {
-      state.history.push_back({step.at("step"), step.at("layer"), step.at("coupling"),
-                               step.at("outcome"), step.at("loss"), step.at("held_out"),
-                               step.at("layer_forwards")});
+      state.history.push_back({json_int(step, "step", name), json_int(step, "layer", name),
+                               step.at("coupling").get<std::string>(),
+                               step.at("outcome").get<std::string>(), step.at("loss").get<double>(),
+                               step.at("held_out").get<double>(),
+                               json_int(step, "layer_forwards", name)});
     }
   } catch (const nlohmann::json::exception& error) {
     throw_file_error(name, "is no state of a search: {}", error.what());
@@ -98,6 +116,10 @@ SearchState read_search_state(const nlohmann::json& json, const DecoderSpec& spe
       std::vector<bool> seen(n);
       if (layer[c].order.size() != n || layer[c].scale.size() != n) return false;
       if (layer[c].angle.size() != n / 2) return false;
+      const auto usable = [](float scale) { return std::isfinite(scale) && scale > 0; };
+      const auto finite = [](float angle) { return std::isfinite(angle); };
+      if (!std::all_of(layer[c].scale.begin(), layer[c].scale.end(), usable)) return false;
+      if (!std::all_of(layer[c].angle.begin(), layer[c].angle.end(), finite)) return false;
       for (const std::int32_t channel : layer[c].order) {
         if (channel < 0 || static_cast<std::size_t>(channel) >= n) return false;
         if (seen[static_cast<std::size_t>(channel)]) return false;
@@ -106,7 +128,8 @@ SearchState read_search_state(const nlohmann::json& json, const DecoderSpec& spe
     }
     return true;
   };
-  if (state.transforms.size() != static_cast<std::size_t>(spec.layers) ||
+  if (state.steps < 0 || !(state.start.nll > 0) || !(state.start.mse >= 0) ||
+      state.transforms.size() != static_cast<std::size_t>(spec.layers) ||
       !std::all_of(state.transforms.begin(), state.transforms.end(), fits)) {
     throw_file_error(name, "is the state of a search over another model");
   }
@@ -131,14 +154,19 @@ Search::Search(const std::vector<ModelTensor>& tensors, const std::vector<LayerF
     if (!searched) continue;
     std::vector<std::size_t>& of_kind = searched_.emplace_back();
     for (std::size_t c = 0; c < couplings_.size(); ++c) {
-      if (couplings_[c].name.starts_with(kind)) of_kind.push_back(c);
+      if (couplings_[c].name.starts_with(kind) && couplings_[c].channels > 1) of_kind.push_back(c);
     }
+    if (of_kind.empty()) searched_.pop_back();
   }
   for (std::int64_t layer = 0; layer < model.spec().layers; ++layer) {
     std::vector<ChannelTransform>& transforms = state_.transforms.emplace_back();
     for (const Coupling& coupling : couplings_) transforms.emplace_back(coupling.channels);
   }
+  if (searched_.empty()) {
+    throw_error(ErrorCode::bad_request, "the model has no channels that the search could move");
+  }
   state_.start = objective_.start();
+  state_.start_held_out = objective_.held_out_loss();
 }
 
 void Search::resume(SearchState state) {
@@ -165,7 +193,7 @@ FloatLayer Search::source_layer(std::int64_t layer) const {
 void Search::visit(std::int64_t layer) {
   if (visited_ == layer) return;
   const auto i = static_cast<std::size_t>(layer);
-  Remaking remaking{recipe_.range, std::nullopt};
+  Remaking remaking{recipe_.range, weighs_ranges(recipe_), std::nullopt};
   if (recipe_.method == Method::gptq) remaking.damping = recipe_.damping;
   layer_.reset();
   moments_ = {};
@@ -203,6 +231,7 @@ std::optional<ChannelTransform> Search::propose_turn(std::size_t c, StepRandom& 
   RowScreen screen;
   screen.cols = cols;
   screen.range = recipe_.range;
+  screen.weighted = weighs_ranges(recipe_);
   for (const Coupling::Maker& maker : coupling.makers) {
     screen.makers.push_back({layer_->source()[maker.matrix].weight.data() + maker.first * cols,
                              &layer_->layout(maker.matrix), power});
@@ -229,7 +258,8 @@ std::optional<ChannelTransform> Search::propose(std::size_t c, StepRandom& rando
   const LayerMatrix reader = coupling.readers.front().matrix;
   const MatrixView& layout = layer_->layout(reader);
   const std::vector<float> power = moments(input_of(reader), layout.cols).diagonal();
-  Screen screen(layer_->columns(reader), layout, recipe_.range, power, pool_);
+  Screen screen(layer_->columns(reader), layout, recipe_.range, weighs_ranges(recipe_), power,
+                pool_);
   state_.counts.proposals += options.local;
   return screened_move(now, coupling, options, screen, power, layer_->columns(reader), layout.rows,
                        layout.cols, random);
@@ -267,7 +297,7 @@ SearchStep Search::take_step() {
   if (!next) return step;
 
   // Rounding to the nearest without weights looks at no moments.
-  const bool weighs = recipe_.method == Method::gptq || recipe_.range == RangeKind::weighted;
+  const bool weighs = recipe_.method == Method::gptq || weighs_ranges(recipe_);
   const auto seen_by = [&](LayerMatrix matrix) -> const Hessian* {
     return weighs ? &moments(input_of(matrix), layer_->layout(matrix).cols) : nullptr;
   };
@@ -281,7 +311,7 @@ SearchStep Search::take_step() {
                 row_importance);
   ++state_.counts.confirmed;
   const std::optional<double> loss = objective_.trial(visited_);
-  if (!loss || *loss >= objective_.loss()) {
+  if (!loss || !(*loss < objective_.loss())) {  // nor where it is no number
     layer_->undo();
     step.outcome = loss ? "worse" : "given up";
     return step;

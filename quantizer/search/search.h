@@ -9,8 +9,6 @@
 
 #include <array>
 #include <cstdint>
-#include <functional>
-#include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -28,7 +26,7 @@ namespace tenfold {
 struct SearchStep {
   std::int64_t step = 0, layer = 0;
   std::string coupling;
-  std::string outcome;  // "accepted", "worse", "given up" (early), "no proposal", "screened out"
+  std::string outcome;  // "accepted", "worse", "given up" (early), "no proposal"
   double loss = 0;      // of the model after the step
   double held_out = 0;
   std::int64_t layer_forwards = 0;  // of the search so far: layers times sequences
@@ -47,6 +45,7 @@ struct SearchState {
   std::int64_t steps = 0;
   std::vector<std::vector<ChannelTransform>> transforms;  // [layers][couplings]
   SequenceLoss start;
+  double start_held_out = 0;
   std::vector<SearchStep> history;  // of accepted steps
   SearchCounts counts;
   // The layer of the last step, and which of its inputs' moments were taken for the model as it is:
@@ -54,6 +53,8 @@ struct SearchState {
   std::int64_t layer = -1;
   std::array<bool, kLayerInputs> observed{};
 };
+// The step after which the held-out loss was at its lowest; 0: at the start.
+std::int64_t last_improvement(const SearchState& state);
 nlohmann::ordered_json to_json(const SearchState& state);
 // Throws bad_file naming `name` where it is not one of this model.
 SearchState read_search_state(const nlohmann::json& json, const DecoderSpec& spec,

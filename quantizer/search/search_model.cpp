@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -107,17 +108,54 @@ class SearchRun {
     start.overwrite = true;
     start.resume = options_.resume && needs_calibration(start.recipe);
     const QuantizeResult made = quantize(source_, work(kStartFile), start, progress_);
-    nlohmann::ordered_json factors = nlohmann::ordered_json::array();
-    for (const LayerFactors& layer : made.factors) factors.push_back(to_json(layer));
-    write_text(work(kFactorsFile), factors.dump());
+    nlohmann::ordered_json json{{"clipped", made.clipped},
+                                {"factors", nlohmann::ordered_json::array()}};
+    for (const LayerFactors& layer : made.factors) json["factors"].push_back(to_json(layer));
+    write_text(work(kFactorsFile), json.dump());
   }
 
-  std::vector<LayerFactors> read_start_factors() const {
-    const nlohmann::json json = read_json_file(work(kFactorsFile).string());
+  std::vector<LayerFactors> read_start(QuantizeResult& result) const {
+    const std::string name = work(kFactorsFile).string();
+    const nlohmann::json json = read_json_file(name);
+    result.clipped = json_int(json, "clipped", name);
     std::vector<LayerFactors> factors;
-    for (const nlohmann::json& layer : json) factors.push_back(read_factors(layer));
-    factors.resize(static_cast<std::size_t>(spec_.layers));
+    for (const nlohmann::json& layer : json.value("factors", nlohmann::json::array())) {
+      factors.push_back(read_factors(layer, name));
+    }
+    factors.resize(std::max(factors.size(), static_cast<std::size_t>(spec_.layers)));
+    for (const ModelTensor& tensor : tensors_) {
+      const std::int64_t layer = layer_of(tensor.info.name);
+      if (layer < 0 || !tensor.info.is_matrix()) continue;
+      const Factors& of = factors[static_cast<std::size_t>(layer)]
+                                 [static_cast<std::size_t>(layer_matrix(tensor.info.name))];
+      check_factors(of.col, tensor.rows.cols(), name);
+      check_factors(of.row, tensor.rows.rows(), name);
+    }
     return factors;
+  }
+
+  static void check_factors(const std::vector<float>& factors, std::int64_t count,
+                            const std::string& name) {
+    const auto usable = [](float factor) { return std::isfinite(factor) && factor > 0; };
+    if (factors.empty()) return;
+    if (static_cast<std::int64_t>(factors.size()) != count ||
+        !std::all_of(factors.begin(), factors.end(), usable)) {
+      throw_file_error(name, "holds the factors of another model");
+    }
+  }
+
+  // What the search goes on with must be of the start's layouts.
+  static void check_layouts(const Decoder& start, const Decoder& model, const std::string& name) {
+    for (std::size_t i = 0; i < start.weights().layers.size(); ++i) {
+      for (std::size_t m = 0; m < kLayerMatrices; ++m) {
+        const auto role = static_cast<LayerMatrix>(m);
+        if (model.weights().layers.size() != start.weights().layers.size() ||
+            !same_layout(dense_of(start.weights().layers[i], role).weight.view,
+                         dense_of(model.weights().layers[i], role).weight.view)) {
+          throw_file_error(name, "is not of the layout that the search began with");
+        }
+      }
+    }
   }
 
   void search(const Calibration& calibration, QuantizeResult& result) {
@@ -132,11 +170,16 @@ class SearchRun {
       const nlohmann::json json = read_json_file(name);
       state = read_search_state(json, spec_, name);
       model_file = model_name(state->steps);
+      if (state->steps > options_.recipe.search.steps) {
+        throw_error(ErrorCode::bad_request, "{} has gone {} steps already, more than {}", name,
+                    state->steps, options_.recipe.search.steps);
+      }
     }
     const std::unique_ptr<Decoder> start = load_decoder(start_source, RowOrder::gguf);
     const std::unique_ptr<Decoder> model =
         load_decoder(std::make_shared<const ModelSource>(work(model_file)), RowOrder::gguf);
-    const std::unique_ptr<Decoder> teacher = load_decoder(source_, RowOrder::gguf);
+    check_layouts(*start, *model, work(model_file).string());
+    std::unique_ptr<Decoder> teacher = load_decoder(source_, RowOrder::gguf);
     const SearchOptions& wanted = options_.recipe.search;
     const auto sequences = static_cast<std::int64_t>(calibration.sequences.size());
     const std::int64_t held_out =
@@ -145,7 +188,8 @@ class SearchRun {
                         {wanted.alpha, wanted.matched, wanted.early},
                         {pool_.size(), options_.isa, checkpoint_->folder(), options_.spill_above},
                         [this] { look_for_interrupt(); });
-    const std::vector<LayerFactors> factors = read_start_factors();
+    teacher.reset();
+    const std::vector<LayerFactors> factors = read_start(result);
     Search search(tensors_, factors, *start, *model, objective, options_.recipe, pool_);
     if (state) search.resume(*std::move(state));
     go_on(search, *model, *start_source);
@@ -160,12 +204,13 @@ class SearchRun {
   void go_on(Search& search, const Decoder& model, const ModelSource& start) {
     const SearchOptions& wanted = options_.recipe.search;
     searching_ = true;
-    double best_held_out = 0;
-    std::int64_t best_step = 0;
-    for (const SearchStep& step : search.state().history) note_best(step, best_held_out, best_step);
-    while (search.state().steps < wanted.steps) {
+    const auto goes_on = [&] {
+      const SearchState& state = search.state();
+      return state.steps < wanted.steps &&
+             (wanted.patience == 0 || state.steps - last_improvement(state) < wanted.patience);
+    };
+    while (goes_on()) {
       const SearchStep step = search.step();
-      if (step.outcome == "accepted") note_best(step, best_held_out, best_step);
       const bool saved =
           search.state().steps % std::max<std::int64_t>(1, options_.checkpoint_every) == 0;
       if (saved) save(search, model, start);
@@ -177,14 +222,7 @@ class SearchRun {
                     search.state().steps, output_.string(),
                     work(model_name(search.state().steps)).string());
       }
-      if (wanted.patience > 0 && step.step - best_step >= wanted.patience) break;
     }
-  }
-
-  static void note_best(const SearchStep& step, double& best, std::int64_t& at) {
-    if (at != 0 && step.held_out >= best) return;
-    best = step.held_out;
-    at = step.step;
   }
 
   static std::string model_name(std::int64_t steps) { return fmt::format("step-{}.gguf", steps); }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "quantizer/panel.h"
 #include "quantizer/search/remake.h"
@@ -19,6 +20,35 @@ bool same_place(const ChannelTransform& a, const ChannelTransform& b, std::size_
 
 bool turned(const ChannelTransform& transform, std::size_t channel) {
   return channel / 2 < transform.angle.size() && transform.angle[channel / 2] != 0;
+}
+
+// Of the readers' inputs once their channels stand as `next` has them: back to the source's order
+// and scale, turned, and forth.
+Hessian moved_moments(const Hessian& moments, const Coupling& coupling,
+                      const ChannelTransform& before, const ChannelTransform& next) {
+  std::vector<std::int32_t> back(static_cast<std::size_t>(moments.cols()));
+  std::iota(back.begin(), back.end(), 0);
+  std::vector<std::int32_t> forth = back;
+  std::vector<float> unscale(back.size(), 1.0f), scale = unscale;
+  for (const Coupling::Reader& reader : coupling.readers) {
+    const auto first = static_cast<std::size_t>(reader.first);
+    for (std::size_t place = 0; place < before.order.size(); ++place) {
+      const auto was = static_cast<std::size_t>(before.order[place]);
+      back[first + was] = static_cast<std::int32_t>(first + place);
+      unscale[first + was] = 1.0f / before.scale[was];
+      const auto channel = static_cast<std::size_t>(next.order[place]);
+      forth[first + place] = static_cast<std::int32_t>(first + channel);
+      scale[first + place] = next.scale[channel];
+    }
+  }
+  Hessian source = moments.of(back, unscale);
+  for (const Coupling::Reader& reader : coupling.readers) {
+    for (std::size_t pair = 0; pair < next.angle.size(); ++pair) {
+      const float angle = next.angle[pair] - before.angle[pair];
+      if (angle != 0) source.turn(reader.first + 2 * static_cast<std::int64_t>(pair), angle);
+    }
+  }
+  return source.of(forth, scale);
 }
 
 }  // namespace
@@ -106,8 +136,7 @@ void SearchedLayer::make_rows(const Coupling::Maker& maker, const ChannelTransfo
   Dense& dense = dense_of(now_, maker.matrix);
   move_rows(dense_of(start_, maker.matrix).weight.view, moves, dense.weight, pool_);
   round_rows(made.weight.data(), rounded, remaking_.range,
-             remaking_.range == RangeKind::weighted ? importance : std::span<const float>(),
-             dense.weight, pool_);
+             remaking_.weighted ? importance : std::span<const float>(), dense.weight, pool_);
   if (!dense.bias.empty()) {
     std::copy_n(made.bias.begin() + maker.first, next.order.size(),
                 dense.bias.begin() + maker.first);
@@ -120,23 +149,11 @@ void SearchedLayer::make_columns(const Coupling& coupling, const ChannelTransfor
   const LayerMatrix matrix = coupling.readers.front().matrix;  // of all readers
   const MatrixView& view = layout(matrix);
   const std::vector<ColumnGroup> groups = column_groups(view);
-  // Where each column stood, and how much larger its input is now.
-  std::vector<std::int32_t> from(static_cast<std::size_t>(view.cols));
-  std::vector<float> factor(from.size(), 1.0f);
-  for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<std::int32_t>(i);
-  std::vector<std::int32_t> place_of(before.order.size());
-  for (std::size_t p = 0; p < place_of.size(); ++p) {
-    place_of[static_cast<std::size_t>(before.order[p])] = static_cast<std::int32_t>(p);
-  }
-  std::vector<bool> changed(from.size());
+  std::vector<bool> changed(static_cast<std::size_t>(view.cols));
   for (const Coupling::Reader& reader : coupling.readers) {
     for (std::size_t place = 0; place < next.order.size(); ++place) {
       if (same_place(before, next, place)) continue;
-      const auto channel = static_cast<std::size_t>(next.order[place]);
-      const auto col = static_cast<std::size_t>(reader.first) + place;
-      changed[col] = true;
-      from[col] = static_cast<std::int32_t>(reader.first) + place_of[channel];
-      factor[col] = next.scale[channel] / before.scale[channel];
+      changed[static_cast<std::size_t>(reader.first) + place] = true;
     }
   }
   std::vector<std::size_t> touched;
@@ -152,9 +169,9 @@ void SearchedLayer::make_columns(const Coupling& coupling, const ChannelTransfor
     transform_columns(source_[matrix], reader, next, columns_[matrix]);
   }
   std::optional<Hessian> moved;
-  if (moments != nullptr) moved = moments->of(from, factor);
+  if (moments != nullptr) moved = moved_moments(*moments, coupling, before, next);
   round_groups(columns_[matrix].weight.data(), touched,
-               {remaking_.range, moved ? &*moved : nullptr, remaking_.damping},
+               {remaking_.range, remaking_.weighted, moved ? &*moved : nullptr, remaking_.damping},
                dense_of(now_, matrix).weight, pool_);
 }
 

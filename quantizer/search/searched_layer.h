@@ -19,6 +19,7 @@ namespace tenfold {
 // How the matrices of the layer are made again.
 struct Remaking {
   RangeKind range = RangeKind::mse;
+  bool weighted = false;          // ranges: by the mean squares of inputs
   std::optional<double> damping;  // of GPTQ; absent: columns are rounded to the nearest
 };
 

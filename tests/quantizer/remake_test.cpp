@@ -4,9 +4,12 @@
 
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/formats/codec.h"
 #include "quantizer/search/searched_layer.h"
+#include "runtime/files/packed_matrix.h"
 #include "tests/support/packed_matrix.h"
 #include "tests/support/random.h"
 
@@ -19,6 +22,32 @@ std::vector<float> row_of(const MatrixView& view, std::int64_t row) {
   std::vector<float> values(static_cast<std::size_t>(view.cols));
   dequantize_row(view, row, values.data());
   return values;
+}
+
+// Sum over rows of e H e^T: what the outputs miss.
+double output_error(const float* weights, const MatrixView& quantized, const Hessian& moments,
+                    ThreadPool& pool) {
+  const auto cols = static_cast<std::size_t>(quantized.cols);
+  std::vector<float> h(cols * cols);
+  for (std::size_t i = 0; i < h.size(); ++i) {
+    h[i] = static_cast<float>(
+        moments.mean(static_cast<std::int64_t>(i / cols), static_cast<std::int64_t>(i % cols)));
+  }
+  std::vector<double> sums(static_cast<std::size_t>(quantized.rows));
+  pool.run(static_cast<int>(quantized.rows), [&](int row, int) {
+    std::vector<float> missed(cols), product(cols);
+    dequantize_row(quantized, row, missed.data());
+    const float* w = weights + static_cast<std::size_t>(row) * cols;
+    for (std::size_t c = 0; c < cols; ++c) missed[c] = w[c] - missed[c];
+    for (std::size_t i = 0; i < cols; ++i) {
+      const float* from = h.data() + i * cols;
+      for (std::size_t j = 0; j < cols; ++j) product[j] += missed[i] * from[j];
+    }
+    double sum = 0;
+    for (std::size_t c = 0; c < cols; ++c) sum += static_cast<double>(missed[c] * product[c]);
+    sums[static_cast<std::size_t>(row)] = sum;
+  });
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
 // Inputs of which neighbours are alike.
@@ -61,7 +90,7 @@ TEST_P(Remake, OnlyTheGroupsAskedForChange) {
   const QuantizedMatrix made = copy_matrix(matrix_.view);
   const Hessian moments = correlated_moments();
   const std::vector<std::size_t> middle = {1};
-  round_groups(weights.data(), middle, {RangeKind::weighted, &moments, {}}, made, pool_);
+  round_groups(weights.data(), middle, {RangeKind::mse, true, &moments, {}}, made, pool_);
   for (std::int64_t row = 0; row < kRows; ++row) {
     const std::vector<float> before = row_of(matrix_.view, row), after = row_of(made.view, row);
     for (std::size_t c = 0; c < kCols; ++c) {
@@ -74,15 +103,32 @@ TEST_P(Remake, OnlyTheGroupsAskedForChange) {
   }
 }
 
+// Of rows past the last, too.
+TEST_P(Remake, BytesDoNotDependOnThreads) {
+  const std::vector<float> weights = random_floats(kRows * kCols, 6);
+  const Hessian moments = correlated_moments();
+  const std::vector<std::size_t> groups = {0, 2};
+  std::vector<std::vector<std::byte>> bytes;
+  for (const int threads : {1, 2, 3}) {
+    ThreadPool pool(threads);
+    const QuantizedMatrix made = copy_matrix(matrix_.view);
+    round_groups(weights.data(), groups, {RangeKind::mse, false, &moments, 0.1}, made, pool);
+    std::vector<std::byte>& all = bytes.emplace_back();
+    for (const auto& part : parts(made.view)) all.insert(all.end(), part.begin(), part.end());
+  }
+  EXPECT_EQ(bytes[0], bytes[1]);
+  EXPECT_EQ(bytes[0], bytes[2]);
+}
+
 TEST_P(Remake, CompensationMakesUpForErrorsThatStay) {
   const std::vector<float> weights = random_floats(kRows * kCols, 6);
   const Hessian moments = correlated_moments();
   const std::vector<std::size_t> all = {0, 1, 2};
   const std::vector<std::size_t> last = {2, 1};
   const QuantizedMatrix nearest = copy_matrix(matrix_.view);
-  round_groups(weights.data(), all, {RangeKind::weighted, &moments, {}}, nearest, pool_);
+  round_groups(weights.data(), all, {RangeKind::mse, true, &moments, {}}, nearest, pool_);
   const QuantizedMatrix compensated = copy_matrix(nearest.view);
-  round_groups(weights.data(), last, {RangeKind::weighted, &moments, 0.01}, compensated, pool_);
+  round_groups(weights.data(), last, {RangeKind::mse, true, &moments, 0.01}, compensated, pool_);
   const double before = output_error(weights.data(), nearest.view, moments, pool_);
   const double after = output_error(weights.data(), compensated.view, moments, pool_);
   EXPECT_LT(after, 0.9 * before);

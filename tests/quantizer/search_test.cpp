@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -95,7 +96,7 @@ TEST_P(SearchOf, AcceptsOnlyWhatIsBetterAndSavesWhatItAccepted) {
   for (const char* passes : {"rtn", "awq", "gptq"}) {
     QuantizeOptions with = options(24);
     set_passes(with.recipe, {passes});
-    if (with.recipe.method == Method::gptq) with.recipe.range = RangeKind::weighted;
+    if (with.recipe.method == Method::gptq) with.recipe.range = RangeKind::mse;
     const auto path = make(std::string(passes) + ".gguf", with);
     const nlohmann::json said = search_of(path);
     double last = 1 + with.recipe.search.alpha;
@@ -176,6 +177,51 @@ TEST_F(SearchTest, ResumesToTheSameBytes) {
   EXPECT_FALSE(std::filesystem::exists(path.string() + ".work"));
 }
 
+TEST_F(SearchTest, StopsWhereHeldOutTextGetsNoBetter) {
+  QuantizeOptions with = options(40);
+  with.recipe.search.patience = 5;
+  const nlohmann::json said = search_of(make("x.gguf", with));
+  EXPECT_LT(said["steps"], 40);
+  std::int64_t best_step = 0;
+  double best = 1e9;
+  for (const nlohmann::json& step : said["history"]) {
+    if (step["held_out"] < best) {
+      best = step["held_out"];
+      best_step = step["step"].get<std::int64_t>() + 1;
+    }
+  }
+  EXPECT_LE(said["steps"].get<std::int64_t>() - best_step, 5);
+}
+
+TEST_F(SearchTest, RefusesDamagedWork) {
+  QuantizeOptions with = options(14);
+  set_passes(with.recipe, {"awq"});
+  with.checkpoint_every = 2;
+  const auto path = folder_ / "x.gguf";
+  with.on_search_step = [&](const SearchStep& step, const SearchCounts&) { return step.step < 3; };
+  testing::expect_error(ErrorCode::cancelled, [&] { quantize(source_, path, with, {}); });
+  with.resume = true;
+  const auto damaged = [&](const char* file, const std::string& text) {
+    const auto at = path.string() + ".work/" + file;
+    const auto before = read_file(at);
+    std::ofstream(at) << text;
+    const std::string said =
+        testing::expect_error(ErrorCode::bad_file, [&] { quantize(source_, path, with, {}); });
+    EXPECT_NE(said.find(file), std::string::npos) << said;
+    std::ofstream(at, std::ios::binary)
+        .write(reinterpret_cast<const char*>(before.data()),
+               static_cast<std::streamsize>(before.size()));
+  };
+  damaged("start.json", R"({"clipped":0,"factors":[{"down":{"col":[1,2],"row":[]}}]})");
+  damaged("start.json", R"({"clipped":0,"factors":[{"down":7}]})");
+  damaged("search.json", R"({"steps":1})");
+  with.recipe.search.steps = 1;
+  EXPECT_NE(
+      testing::expect_error(ErrorCode::bad_request, [&] { quantize(source_, path, with, {}); })
+          .find("more than 1"),
+      std::string::npos);
+}
+
 // A killed run leaves what it last saved, and steps after that are made again.
 TEST_F(SearchTest, GoesOnFromItsLastCheckpoint) {
   QuantizeOptions with = options(14);
@@ -220,6 +266,7 @@ TEST(SearchState, IsReadBackAndChecked) {
   SearchState state;
   state.steps = 7;
   state.start = {5.25, 0.125};
+  state.start_held_out = 1.25;
   for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
     std::vector<ChannelTransform>& transforms = state.transforms.emplace_back();
     for (const Coupling& coupling : couplings_of(spec)) {
@@ -234,6 +281,12 @@ TEST(SearchState, IsReadBackAndChecked) {
   nlohmann::json json = nlohmann::json::parse(to_json(state).dump());
   EXPECT_EQ(to_json(read_search_state(json, spec, "state")).dump(), to_json(state).dump());
   json["transforms"][1][0]["order"][3] = json["transforms"][1][0]["order"][5];
+  testing::expect_error(ErrorCode::bad_file, [&] { read_search_state(json, spec, "state"); });
+  json = nlohmann::json::parse(to_json(state).dump());
+  json["transforms"][0][0]["scale"][1] = 0;
+  testing::expect_error(ErrorCode::bad_file, [&] { read_search_state(json, spec, "state"); });
+  json = nlohmann::json::parse(to_json(state).dump());
+  json["steps"] = 1e300;
   testing::expect_error(ErrorCode::bad_file, [&] { read_search_state(json, spec, "state"); });
   json = nlohmann::json::object();
   testing::expect_error(ErrorCode::bad_file, [&] { read_search_state(json, spec, "state"); });
