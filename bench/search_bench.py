@@ -77,8 +77,9 @@ class Bench:
             # Steps take about the same time; the search is timed to its end.
             took = found["seconds"] * (there["step"] + 1) / found["steps"]
             ratios.append((there["step"] + 1, whole / there["layer_forwards"], seconds / took))
+        print()
         for steps, forwards, time_ratio in ratios:
-            print(f"As low as {target:.4f} after {steps} steps: {forwards:.0f} x fewer layer "
+            print(f"- As low as {target:.4f} after {steps} steps: {forwards:.0f} x fewer layer "
                   f"forwards, {time_ratio:.1f} x less time.")
 
 
