@@ -14,8 +14,6 @@
 namespace tenfold {
 namespace {
 
-constexpr std::size_t kHeldOutShare = 8;  // one sequence in so many
-
 // The order in which a layer runs its products.
 constexpr LinearInput kInputs[] = {LinearInput::qkv, LinearInput::attn_output, LinearInput::mlp,
                                    LinearInput::down};
@@ -85,7 +83,7 @@ Buffer CalibratedModel::stream(const Resources& resources) const {
 // At least one is; a lone one is both.
 std::size_t CalibratedModel::trained() const noexcept {
   const std::size_t all = calibration_.sequences.size();
-  return all == 1 ? 1 : all - std::max<std::size_t>(1, all / kHeldOutShare);
+  return all - static_cast<std::size_t>(held_out_sequences(static_cast<std::int64_t>(all)));
 }
 
 // All sequences have the same length and positions, so the step of the last one serves for all.

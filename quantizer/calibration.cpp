@@ -1,5 +1,6 @@
 #include "quantizer/calibration.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <utility>
@@ -73,6 +74,19 @@ Calibration draw_calibration(const Tokenizer& tokenizer, const std::string& text
   }
   result.hash = hash_ids(result.sequences);
   return result;
+}
+
+Calibration draw_calibration(const ModelSource& source, const CalibrationOptions& options) {
+  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(source);
+  if (tokenizer == nullptr) {
+    throw_error(ErrorCode::bad_request, "{} has no tokenizer to calibrate with", source.path());
+  }
+  return draw_calibration(*tokenizer, calibration_text(options.file), options);
+}
+
+std::int64_t held_out_sequences(std::int64_t sequences) noexcept {
+  constexpr std::int64_t kShare = 8;  // one in so many
+  return sequences == 1 ? 0 : std::max<std::int64_t>(1, sequences / kShare);
 }
 
 }  // namespace tenfold

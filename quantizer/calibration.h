@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/model_source.h"
 #include "runtime/tokenizer.h"
 
 namespace tenfold {
@@ -24,6 +25,9 @@ struct Calibration {
   std::int64_t tokens() const noexcept;
 };
 
+// How many of so many sequences, the last ones, are held out: an eighth; none of a lone one.
+std::int64_t held_out_sequences(std::int64_t sequences) noexcept;
+
 // The documents of a calibration file joined by blank lines. Throws bad_file naming the line that
 // is no JSON object with a "text".
 std::string calibration_text(const std::string& path);
@@ -33,5 +37,7 @@ std::string calibration_text(const std::string& path);
 // text holds fewer.
 Calibration draw_calibration(const Tokenizer& tokenizer, const std::string& text,
                              const CalibrationOptions& options);
+// From options.file by the model's tokenizer. Throws bad_request where it has none.
+Calibration draw_calibration(const ModelSource& source, const CalibrationOptions& options);
 
 }  // namespace tenfold

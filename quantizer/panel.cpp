@@ -109,6 +109,20 @@ void write_codes(const std::uint8_t* codes, int n_rows, const Band& band, std::i
              writable(out, band.codes) + panel * sizes.panel_code_bytes);
 }
 
+void copy_parts(const MatrixView& from, const QuantizedMatrix& to) noexcept {
+  const auto source = parts(from);
+  const auto target = parts(to.view);
+  for (std::size_t i = 0; i < source.size(); ++i) {
+    std::memcpy(writable(to, target[i].data()), source[i].data(), source[i].size());
+  }
+}
+
+QuantizedMatrix copy_matrix(const MatrixView& view) {
+  QuantizedMatrix copy = allocate_matrix(view);
+  copy_parts(view, copy);
+  return copy;
+}
+
 void fail_not_finite(const std::string& what) {
   throw_error(ErrorCode::bad_file, "{} holds a weight that is not a finite number", what);
 }

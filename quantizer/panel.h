@@ -65,6 +65,11 @@ void write_grids(const PanelGrids& grids, const Band& band, std::int64_t panel, 
 void write_codes(const std::uint8_t* codes, int n_rows, const Band& band, std::int64_t panel,
                  std::int64_t rows, const QuantizedMatrix& out) noexcept;
 
+// All bytes of a matrix of the same layout.
+void copy_parts(const MatrixView& from, const QuantizedMatrix& to) noexcept;
+// A copy with its own storage.
+QuantizedMatrix copy_matrix(const MatrixView& view);
+
 [[noreturn]] void fail_not_finite(const std::string& what);
 
 // Calls body(reader, panel, thread) for every panel, in parallel; done(rows) now and then between,

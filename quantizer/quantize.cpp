@@ -257,12 +257,7 @@ class Run {
   }
 
   void start_calibration() {
-    const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(*source_);
-    if (tokenizer == nullptr) {
-      throw_error(ErrorCode::bad_request, "{} has no tokenizer to calibrate with", source_->path());
-    }
-    const CalibrationOptions& options = options_.recipe.calibration;
-    Calibration calibration = draw_calibration(*tokenizer, calibration_text(options.file), options);
+    Calibration calibration = draw_calibration(*source_, options_.recipe.calibration);
     const auto start = options_.resume ? Checkpoint::Start::resume : Checkpoint::Start::fresh;
     checkpoint_.emplace(output_,
                         run_identity(options_.recipe, calibration, spec_, tensors_,

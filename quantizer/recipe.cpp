@@ -19,7 +19,6 @@ constexpr std::array<std::int64_t, 4> kGroups = {0, 32, 64, 128};
 constexpr std::array<const char*, 5> kPasses = {"awq", "omniquant", "rtn", "gptq", "tune"};
 constexpr int kMaxEpochs = 1000;
 constexpr std::int64_t kMostSearched = std::int64_t{1} << 30;  // steps and the like
-constexpr std::int64_t kDefaultSteps = 1000;
 
 void check_bits(const char* what, int bits, bool float_too) {
   if (packed_format(bits) || (float_too && bits == kFloatBits)) return;
@@ -390,7 +389,7 @@ void read_json(const nlohmann::json& json, const std::string& name, Recipe& reci
     if (const auto method = part.text("method"); method && *method != "invarexplore") {
       part.fail("method", fmt::format("must be invarexplore, found \"{}\"", *method));
     }
-    if (recipe.search.steps == 0) recipe.search.steps = kDefaultSteps;
+    if (recipe.search.steps == 0) recipe.search.steps = kDefaultSearchSteps;
     part.integer("steps", recipe.search.steps);
     part.boolean("permute", recipe.search.permute);
     part.boolean("scale", recipe.search.scale);

@@ -63,14 +63,13 @@ bool among(const std::vector<std::string>& names, const char* name) {
 }
 
 void set_search(const Options& options, SearchOptions& search) {
-  constexpr std::int64_t kDefaultSteps = 1000;
   const bool given = options.steps || options.matched || options.local || options.patience ||
                      options.alpha || options.early || options.scale_step || options.rotate_step ||
                      !options.moves.empty() || !options.couplings.empty();
   if (given && options.search.empty() && search.steps == 0) {
     throw_error(ErrorCode::bad_request, "the flags of a search need --search invarexplore");
   }
-  if (!options.search.empty() && search.steps == 0) search.steps = kDefaultSteps;
+  if (!options.search.empty() && search.steps == 0) search.steps = kDefaultSearchSteps;
   set_if(search.steps, options.steps);
   set_if(search.matched, options.matched);
   set_if(search.local, options.local);
@@ -153,12 +152,7 @@ void print_json(const Options& options, const QuantizeResult& result, double sec
   json["peak_rss_bytes"] = peak;
   json["clipped"] = result.clipped;
   json["split_head"] = result.split_head;
-  if (result.search) {
-    json["search"] = {{"proposals", result.search->proposals},
-                      {"confirmed", result.search->confirmed},
-                      {"accepted", result.search->accepted},
-                      {"layer_forwards", result.search->layer_forwards}};
-  }
+  if (result.search) json["search"] = to_json(*result.search);
   print(json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 

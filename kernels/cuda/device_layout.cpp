@@ -1,24 +1,11 @@
 #include "kernels/cuda/device_layout.h"
 
 #include <cstring>
-#include <span>
 
-#include "kernels/formats/all.h"
 #include "kernels/formats/codec.h"
 
 namespace tenfold::cuda {
 namespace {
-
-std::span<const Plane> planes_of(Format format) {
-  switch (format) {
-#define PACKED_FORMAT(id, name, Type) \
-  case Format::name:                  \
-    return Type::planes;
-#include "kernels/formats/formats.def"
-    default:
-      return {};
-  }
-}
 
 // One row's codes, [segments * kSegmentCols], into its panel's segments.
 void put_codes(Format format, const std::uint8_t* codes, int row, std::int64_t segments,

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <span>
 
 #include "kernels/formats/all.h"
 #include "kernels/half.h"
@@ -22,12 +21,6 @@ void visit_packed(Format format, Function&& function) noexcept {
     break;
 #include "kernels/formats/formats.def"
   }
-}
-
-std::span<const Plane> planes_of(Format format) noexcept {
-  std::span<const Plane> planes;
-  visit_packed(format, [&]<typename F>(F) { planes = F::planes; });
-  return planes;
 }
 
 struct Place {
@@ -58,6 +51,12 @@ std::int64_t groups_of(const Band& band) noexcept {
 }
 
 }  // namespace
+
+std::span<const Plane> planes_of(Format format) noexcept {
+  std::span<const Plane> planes;
+  visit_packed(format, [&]<typename F>(F) { planes = F::planes; });
+  return planes;
+}
 
 void pack_panel(Format format, const std::uint8_t* codes, int n_rows, std::int64_t cols,
                 std::byte* out) noexcept {

@@ -4,10 +4,15 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
+#include "kernels/formats/plane.h"
 #include "kernels/matrix.h"
 
 namespace tenfold {
+
+// Of a packed format; empty for floats.
+std::span<const Plane> planes_of(Format format) noexcept;
 
 // codes: [n_rows, cols] row-major, n_rows <= 16; out: PackedLayout::panel_code_bytes. Missing rows
 // and padding columns get code 0.

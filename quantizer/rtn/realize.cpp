@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <span>
 #include <vector>
@@ -25,11 +24,7 @@ bool copy_codes(const RowReader& source, const QuantizedMatrix& out, ThreadPool&
   if (weight.packed != nullptr) {
     const bool plain = weight.packed->map == InputMap{} && out.view.map == InputMap{};
     if (!plain || !same_layout(*weight.packed, out.view)) return false;
-    const auto from = parts(*weight.packed);
-    const auto to = parts(out.view);
-    for (std::size_t i = 0; i < from.size(); ++i) {
-      std::memcpy(writable(out, to[i].data()), from[i].data(), from[i].size());
-    }
+    copy_parts(*weight.packed, out);
     return true;
   }
   const auto exact = exact_layout(*weight.tensor);

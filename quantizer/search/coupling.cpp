@@ -58,11 +58,6 @@ struct Place {
   }
 };
 
-float power_of(float scale, int power) {
-  if (power == 0) return 1.0f;
-  return power > 0 ? scale : 1.0f / scale;
-}
-
 std::vector<Place> places_of(const ChannelTransform& transform, int power) {
   std::vector<Place> places;
   for (const std::int32_t channel : transform.order) {
@@ -82,6 +77,11 @@ std::vector<Place> places_of(const ChannelTransform& transform, int power) {
 }
 
 }  // namespace
+
+float power_of(float scale, int power) noexcept {
+  if (power == 0) return 1.0f;
+  return power > 0 ? scale : 1.0f / scale;
+}
 
 std::vector<Coupling> couplings_of(const DecoderSpec& spec) {
   std::vector<Coupling> couplings{ffn(spec)};

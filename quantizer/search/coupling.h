@@ -48,7 +48,11 @@ struct ChannelTransform {
   std::vector<float> angle;         // of the pairs (2k, 2k + 1)
 
   explicit ChannelTransform(std::int64_t channels);  // changes nothing
+  bool operator==(const ChannelTransform&) const = default;
 };
+
+// scale^power, of Maker::power.
+float power_of(float scale, int power) noexcept;
 
 // The matrices and biases of one layer as float32, [rows, cols]; absent ones are empty.
 struct FloatLayer {

@@ -118,12 +118,13 @@ double pair_error(const RowScreen& screen, std::size_t pair, float angle) {
   for (const RowScreen::Maker& maker : screen.makers) {
     const float* a = maker.rows + 2 * pair * cols;
     const float* b = a + cols;
+    const std::vector<ColumnGroup> groups = column_groups(*maker.layout);
     double missed = 0, held = 0;
     for (int member = 0; member < 2; ++member) {
       const float of_a = member == 0 ? std::cos(angle) : std::sin(angle);
       const float of_b = member == 0 ? -std::sin(angle) : std::cos(angle);
       for (std::size_t c = 0; c < cols; ++c) row[c] = of_a * a[c] + of_b * b[c];
-      for (const ColumnGroup& group : column_groups(*maker.layout)) {
+      for (const ColumnGroup& group : groups) {
         const Grid grid = fit_columns(row.data(), group, *maker.layout, screen.range,
                                       screen.weighted ? maker.power : std::span<const float>());
         const int bits = group_bits(group, *maker.layout);

@@ -130,8 +130,7 @@ SequenceLoss Objective::run(std::size_t sequence, std::int64_t first) {
   std::vector<double> nll(rows.size());
   score_rows(model_, batch_, ws_, rows, targets, nll.data());
   loss.nll = std::accumulate(nll.begin(), nll.end(), 0.0) / static_cast<double>(nll.size());
-  cost_.layer_forwards += model_.info().layers - first;
-  ++cost_.head_forwards;
+  layer_forwards_ += model_.info().layers - first;
   return loss;
 }
 
@@ -201,7 +200,7 @@ void Objective::run_layer(std::int64_t layer, const InputTap& tap) {
     begin_step(model_, batch_, kv_, ws_);
     if (layer == 0) model_.embed(batch_, ws_);
     model_.layer(layer, batch_, kv_, ws_);
-    ++cost_.layer_forwards;
+    ++layer_forwards_;
   }
   ws_.input_tap = {};
 }

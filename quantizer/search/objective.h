@@ -41,12 +41,6 @@ std::vector<std::int64_t> matched_layers(std::int64_t layers, std::int64_t count
 
 struct SequenceLoss {
   double nll = 0, mse = 0;  // means
-  bool operator==(const SequenceLoss&) const = default;
-};
-
-// What was run so far: layers times sequences, and the like for the head.
-struct ObjectiveCost {
-  std::int64_t layer_forwards = 0, head_forwards = 0;
 };
 
 class Objective {
@@ -69,7 +63,8 @@ class Objective {
   // Scales the losses as those of another start were: after resuming from a later model.
   void set_start(const SequenceLoss& start) { start_ = start; }
   const SequenceLoss& start() const noexcept { return start_; }
-  const ObjectiveCost& cost() const noexcept { return cost_; }
+  // Layers run so far, times sequences.
+  std::int64_t layer_forwards() const noexcept { return layer_forwards_; }
 
   // The loss with the model's weights as they are now, which may differ from the accepted ones from
   // layer `first` on; nullopt where it was given up early, being worse so far.
@@ -105,7 +100,7 @@ class Objective {
   std::int64_t trial_first_ = 0;
   std::vector<SequenceLoss> accepted_, tried_;
   SequenceLoss start_;
-  ObjectiveCost cost_;
+  std::int64_t layer_forwards_ = 0;
 };
 
 }  // namespace tenfold

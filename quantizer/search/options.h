@@ -7,6 +7,8 @@
 
 namespace tenfold {
 
+inline constexpr std::int64_t kDefaultSearchSteps = 1000;  // where a search is asked for
+
 struct SearchOptions {
   std::int64_t steps = 0;  // confirmations by the true loss; 0: no search
   bool permute = true, scale = true, rotate = true;
@@ -20,7 +22,6 @@ struct SearchOptions {
   double scale_step = 1e-2, rotate_step = 1e-5;  // standard deviations of the paper's moves
   double early = 0.02;                           // objective.h
   std::int64_t patience = 0;  // stop after so many steps without a lower held-out loss; 0: never
-  bool operator==(const SearchOptions&) const = default;
 };
 
 }  // namespace tenfold

@@ -31,7 +31,6 @@ class Screen {
 
   const ColumnChange& change() const noexcept { return change_; }
   std::size_t group_of(std::int64_t col) const { return group_of_[static_cast<std::size_t>(col)]; }
-  const std::vector<ColumnGroup>& groups() const noexcept { return groups_; }
 
   // Takes the change over where it lowers the error; true where it did. `columns`: those in which
   // it differs from change().

@@ -41,15 +41,22 @@ nlohmann::ordered_json to_json(const SearchStep& step) {
           {"layer_forwards", step.layer_forwards}};
 }
 
+nlohmann::ordered_json to_json(const SearchCounts& counts) {
+  return {{"proposals", counts.proposals},
+          {"confirmed", counts.confirmed},
+          {"accepted", counts.accepted},
+          {"layer_forwards", counts.layer_forwards}};
+}
+
+nlohmann::ordered_json to_json(const SequenceLoss& loss) {
+  return {{"nll", loss.nll}, {"mse", loss.mse}};
+}
+
 nlohmann::ordered_json to_json(const SearchState& state) {
-  nlohmann::ordered_json json;
-  json["steps"] = state.steps;
-  json["start"] = {{"nll", state.start.nll}, {"mse", state.start.mse}};
+  nlohmann::ordered_json json{{"steps", state.steps}};
+  json.update(to_json(state.counts));
+  json["start"] = to_json(state.start);
   json["start_held_out"] = state.start_held_out;
-  json["proposals"] = state.counts.proposals;
-  json["confirmed"] = state.counts.confirmed;
-  json["accepted"] = state.counts.accepted;
-  json["layer_forwards"] = state.counts.layer_forwards;
   json["layer"] = state.layer;
   json["observed"] = state.observed;
   for (const auto& layer : state.transforms) {
@@ -208,7 +215,7 @@ const Hessian& Search::moments(LinearInput input, std::int64_t cols) {
   std::optional<Hessian>& found = moments_[static_cast<std::size_t>(input)];
   if (!found) {
     found.emplace(cols);
-    const std::int64_t before = objective_.cost().layer_forwards;
+    const std::int64_t before = objective_.layer_forwards();
     objective_.run_layer(visited_,
                          [&](LinearInput at, const float* x, std::int64_t tokens, std::int64_t) {
                            if (at != input) return true;
@@ -217,7 +224,7 @@ const Hessian& Search::moments(LinearInput input, std::int64_t cols) {
                          });
     found->require_finite();
     bool& counted = state_.observed[static_cast<std::size_t>(input)];
-    if (counted) state_.counts.layer_forwards -= objective_.cost().layer_forwards - before;
+    if (counted) state_.counts.layer_forwards -= objective_.layer_forwards() - before;
     counted = true;
   }
   return *found;
@@ -251,8 +258,7 @@ std::optional<ChannelTransform> Search::propose(std::size_t c, StepRandom& rando
   }
   if (options.local == 0 || coupling.readers.empty()) {
     ChannelTransform next = random_move(now, coupling, options, random);
-    const bool same = next.order == now.order && next.scale == now.scale && next.angle == now.angle;
-    if (same) return std::nullopt;
+    if (next == now) return std::nullopt;
     return next;
   }
   const LayerMatrix reader = coupling.readers.front().matrix;
@@ -271,9 +277,9 @@ std::size_t Search::pick_coupling(StepRandom& random) const {
 }
 
 SearchStep Search::step() {
-  const std::int64_t before = objective_.cost().layer_forwards;
+  const std::int64_t before = objective_.layer_forwards();
   SearchStep step = take_step();
-  state_.counts.layer_forwards += objective_.cost().layer_forwards - before;
+  state_.counts.layer_forwards += objective_.layer_forwards() - before;
   step.layer_forwards = state_.counts.layer_forwards;
   if (step.outcome == "accepted") state_.history.push_back(step);
   return step;

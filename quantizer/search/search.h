@@ -40,6 +40,9 @@ struct SearchCounts {
   std::int64_t layer_forwards = 0;  // layers run, times sequences
 };
 
+nlohmann::ordered_json to_json(const SearchCounts& counts);
+nlohmann::ordered_json to_json(const SequenceLoss& loss);
+
 // Where a search stands.
 struct SearchState {
   std::int64_t steps = 0;

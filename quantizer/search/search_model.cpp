@@ -22,7 +22,6 @@ namespace {
 constexpr const char* kStartFile = "start.gguf";
 constexpr const char* kFactorsFile = "start.json";
 constexpr const char* kStateFile = "search.json";
-constexpr std::int64_t kHeldOutShare = 8;  // one sequence in so many
 
 void write_text(const std::filesystem::path& path, const std::string& text) {
   OutputFile file(path, true);
@@ -80,12 +79,7 @@ class SearchRun {
     QuantizeResult result = quantize(source_, output_, sizes, {});
     if (options_.dry_run) return result;
     check_output(output_, options_.overwrite);
-    const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(*source_);
-    if (tokenizer == nullptr) {
-      throw_error(ErrorCode::bad_request, "{} has no tokenizer to calibrate with", source_->path());
-    }
-    const CalibrationOptions& text = options_.recipe.calibration;
-    const Calibration calibration = draw_calibration(*tokenizer, calibration_text(text.file), text);
+    const Calibration calibration = draw_calibration(*source_, options_.recipe.calibration);
     const auto start = options_.resume ? Checkpoint::Start::resume : Checkpoint::Start::fresh;
     const std::string isa = choose_kernels(options_.isa).isa;
     Recipe endless = options_.recipe;  // a longer search goes on with a shorter one
@@ -182,8 +176,7 @@ class SearchRun {
     std::unique_ptr<Decoder> teacher = load_decoder(source_, RowOrder::gguf);
     const SearchOptions& wanted = options_.recipe.search;
     const auto sequences = static_cast<std::int64_t>(calibration.sequences.size());
-    const std::int64_t held_out =
-        sequences == 1 ? 0 : std::max<std::int64_t>(1, sequences / kHeldOutShare);
+    const std::int64_t held_out = held_out_sequences(sequences);
     Objective objective(*model, *teacher, calibration, held_out,
                         {wanted.alpha, wanted.matched, wanted.early},
                         {pool_.size(), options_.isa, checkpoint_->folder(), options_.spill_above},
@@ -244,13 +237,9 @@ class SearchRun {
   }
 
   std::string summary(const SearchState& state, const Objective& objective) const {
-    nlohmann::ordered_json json;
-    json["steps"] = state.steps;
-    json["proposals"] = state.counts.proposals;
-    json["confirmed"] = state.counts.confirmed;
-    json["accepted"] = state.counts.accepted;
-    json["layer_forwards"] = state.counts.layer_forwards;
-    json["start"] = {{"nll", state.start.nll}, {"mse", state.start.mse}};
+    nlohmann::ordered_json json{{"steps", state.steps}};
+    json.update(to_json(state.counts));
+    json["start"] = to_json(state.start);
     json["loss"] = objective.loss();
     json["held_out"] = objective.held_out_loss();
     json["history"] = nlohmann::ordered_json::array();

@@ -1,12 +1,10 @@
 #include "quantizer/search/searched_layer.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 
 #include "quantizer/panel.h"
 #include "quantizer/search/remake.h"
-#include "runtime/files/packed_matrix.h"
 
 namespace tenfold {
 namespace {
@@ -52,16 +50,6 @@ Hessian moved_moments(const Hessian& moments, const Coupling& coupling,
 }
 
 }  // namespace
-
-QuantizedMatrix copy_matrix(const MatrixView& view) {
-  QuantizedMatrix copy = allocate_matrix(view);
-  const auto from = parts(view);
-  const auto to = parts(copy.view);
-  for (std::size_t i = 0; i < from.size(); ++i) {
-    std::memcpy(writable(copy, to[i].data()), from[i].data(), from[i].size());
-  }
-  return copy;
-}
 
 SearchedLayer::SearchedLayer(const std::vector<Coupling>& couplings, FloatLayer source,
                              const LayerWeights& start, LayerWeights& now,
@@ -122,19 +110,16 @@ void SearchedLayer::make_rows(const Coupling::Maker& maker, const ChannelTransfo
       rounded.push_back(row);
       continue;
     }
-    const float scale = next.scale[channel];
     moves.push_back({row, maker.first + static_cast<std::int64_t>(channel),
-                     maker.power == 0  ? 1.0f
-                     : maker.power > 0 ? scale
-                                       : 1.0f / scale});
+                     power_of(next.scale[channel], maker.power)});
   }
   if (moves.empty() && rounded.empty()) return;
   keep(maker.matrix);
-  FloatLayer::Part& source = source_[maker.matrix];
-  FloatLayer::Part made = source;
-  transform_rows(source, maker, next, made);
   Dense& dense = dense_of(now_, maker.matrix);
   move_rows(dense_of(start_, maker.matrix).weight.view, moves, dense.weight, pool_);
+  if (rounded.empty() && dense.bias.empty()) return;
+  FloatLayer::Part made = source_[maker.matrix];
+  transform_rows(source_[maker.matrix], maker, next, made);
   round_rows(made.weight.data(), rounded, remaking_.range,
              remaking_.weighted ? importance : std::span<const float>(), dense.weight, pool_);
   if (!dense.bias.empty()) {

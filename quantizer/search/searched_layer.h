@@ -70,7 +70,4 @@ class SearchedLayer {
   std::optional<std::pair<std::size_t, ChannelTransform>> applied_;
 };
 
-// A copy with its own storage.
-QuantizedMatrix copy_matrix(const MatrixView& view);
-
 }  // namespace tenfold

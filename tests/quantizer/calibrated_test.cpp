@@ -7,6 +7,7 @@
 #include "quantizer/quantize.h"
 #include "runtime/divergence.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/prose.h"
 #include "tests/support/scratch_folder.h"
 #include "tests/support/step.h"
 #include "tests/support/tiny_model.h"
@@ -14,17 +15,9 @@
 namespace tenfold {
 namespace {
 
+using testing::prose;
 using testing::read_file;
 using testing::ScratchFolder;
-
-std::string prose() {
-  std::string text;
-  for (int i = 0; i < 400; ++i) {
-    text += "The " + std::to_string(i * 7919 % 1000) + " cats of house " + std::to_string(i % 13) +
-            " sleep. ";
-  }
-  return text;
-}
 
 class CalibratedRun {
  protected:

@@ -8,7 +8,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/formats/codec.h"
-#include "quantizer/search/searched_layer.h"
+#include "quantizer/panel.h"
 #include "runtime/files/packed_matrix.h"
 #include "tests/support/packed_matrix.h"
 #include "tests/support/random.h"
