@@ -44,9 +44,8 @@ double Screen::group_error(const ColumnChange& change, std::size_t g) {
     importance_[c] =
         power_[static_cast<std::size_t>(change.from[c])] * change.factor[c] * change.factor[c];
   }
-  const std::span<const float> fitted_by = range_ == RangeKind::weighted
-                                               ? std::span<const float>(importance_)
-                                               : std::span<const float>();
+  const std::span<const float> fitted_by =
+      weighted_ ? std::span<const float>(importance_) : std::span<const float>();
   const int bits = group_bits(group, layout_);
   const std::int64_t chunks = (layout_.rows + kChunkRows - 1) / kChunkRows;
   chunk_errors_.assign(static_cast<std::size_t>(chunks), 0.0);
