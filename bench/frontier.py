@@ -189,7 +189,9 @@ def main() -> None:
     add("--build", default="build/release", help="folder of the build")
     add("--shared", default="../shared", help="where texts lie")
     add("--source", default=cache_folder() / "SmolLM2-135M-Instruct.Q4_1.gguf")
-    add("--llama-cpp", default=cache_folder() / "llama.cpp-0.3.36/native/bin")
+    built = sorted(cache_folder().glob("llama.cpp-*/native/bin"))  # by build_llama_cpp.sh
+    add("--llama-cpp", default=built[-1] if built else cache_folder() / "llama.cpp",
+        help="folder of its programs")
     add("--folder", default=cache_folder() / "frontier",
         help="of the files made, and what was measured")
     add("--sides", default="tenfold,llama.cpp", type=lambda text: text.split(","))

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import subprocess
 import sys
 
 
@@ -10,11 +11,22 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"), "tenfold")
 
 
+def run(command) -> tuple[str, float, int]:
+    """Its output, seconds of all cores together, and peak resident bytes."""
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        sys.exit(f"failed: {' '.join(map(str, command))}")
+    return output, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+
+
 class Measured:
     """A file of JSON lines, each with the key it was measured under."""
 
     def __init__(self, path):
         self.path = pathlib.Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.entries = {}
         if self.path.exists():
             for line in self.path.read_text().splitlines():

@@ -11,13 +11,10 @@ where it stopped. Prints a table.
 
 import argparse
 import json
-import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 
-from measured import Measured, cache_folder
+from measured import Measured, cache_folder, run
 
 WIDTHS = {"1g64": (1, 64), "2g64": (2, 64), "2g128": (2, 128), "3g128": (3, 128), "4g128": (4, 128)}
 METHODS = {
@@ -35,16 +32,6 @@ METHODS = {
 CALIBRATED = ("--method", "--passes", "weighted")
 MIN_KINDS = ("zero", "midrise", "f16")
 TASKS = ("arc_easy", "arc_challenge", "piqa", "winogrande")
-
-
-def run(command) -> tuple[str, float, int]:
-    """Its output, seconds of all cores together, and peak resident bytes."""
-    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        sys.exit(f"quality_table.py: failed: {' '.join(map(str, command))}")
-    return output, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
 class Table:

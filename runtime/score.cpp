@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "kernels/error.h"
 #include "runtime/session.h"
@@ -14,7 +15,7 @@ constexpr std::int64_t kHeadRows = 64;  // rows of logits held at a time
 }  // namespace
 
 void score_rows(const Model& model, Batch& batch, Workspace& ws, std::span<const std::int32_t> rows,
-                std::span<const std::int32_t> targets, double* nll) {
+                std::span<const std::int32_t> targets, double* nll, const LogitsTap& see) {
   const std::int64_t vocab = model.info().vocab;
   const auto n = static_cast<std::int64_t>(rows.size());
   for (std::int64_t begin = 0; begin < n; begin += kHeadRows) {
@@ -22,8 +23,11 @@ void score_rows(const Model& model, Batch& batch, Workspace& ws, std::span<const
     const auto part = rows.subspan(static_cast<std::size_t>(begin), count);
     batch.logit_rows.assign(part.begin(), part.end());
     model.head(batch, ws);
-    ws.backend->nll(ws.logits.get<float>(count * static_cast<std::size_t>(vocab)), vocab,
-                    targets.subspan(static_cast<std::size_t>(begin), count), nll + begin);
+    const std::size_t floats = count * static_cast<std::size_t>(vocab);
+    const float* logits = ws.logits.get<float>(floats);
+    ws.backend->nll(logits, vocab, targets.subspan(static_cast<std::size_t>(begin), count),
+                    nll + begin);
+    if (see) see(static_cast<std::size_t>(begin), {logits, floats});
   }
 }
 
@@ -88,7 +92,9 @@ PerplexityResult perplexity(
   double total = 0;
   for (const std::vector<TokenId>& ids : windows) {
     const std::vector<double> nll = sequence_nll(model, ws, kv, ids, first);
-    for (const double value : nll) total += value;
+    const double sum = std::accumulate(nll.begin(), nll.end(), 0.0);
+    total += sum;
+    result.window_nll.push_back(sum / static_cast<double>(nll.size()));
     result.tokens += static_cast<std::int64_t>(nll.size());
     ++result.windows;
     result.nll = total / static_cast<double>(result.tokens);

@@ -24,6 +24,7 @@ struct PerplexityResult {
   double ppl = 0;           // exp(nll)
   std::int64_t tokens = 0;  // scored
   std::int64_t windows = 0;
+  std::vector<double> window_nll;  // the mean of each
 };
 
 // Non-overlapping windows; what is left at the end is dropped. Throws bad_request where the text is
@@ -38,9 +39,11 @@ PerplexityResult perplexity(const Model& model, Workspace& ws, std::span<const T
                             const std::function<bool(std::int64_t done, std::int64_t total,
                                                      const PerplexityResult& so_far)>& progress);
 
-// nll[i] = -log p(targets[i]) by row rows[i] of the step just run, whose batch this is.
+// nll[i] = -log p(targets[i]) by row rows[i] of the step just run, whose batch this is. see(first,
+// logits) is called once nll is known of rows[first] and those after it whose logits these are.
+using LogitsTap = std::function<void(std::size_t first, std::span<const float> logits)>;
 void score_rows(const Model& model, Batch& batch, Workspace& ws, std::span<const std::int32_t> rows,
-                std::span<const std::int32_t> targets, double* nll);
+                std::span<const std::int32_t> targets, double* nll, const LogitsTap& see = {});
 
 // -log p(tokens[i + 1] | tokens[0 ... i]) for i in [first, tokens.size() - 1), from an empty cache.
 std::vector<double> sequence_nll(const Model& model, Workspace& ws, KvCache& kv,

@@ -25,7 +25,7 @@ struct Options {
   std::int64_t windows = 0;           // 0: all
   std::string score = "all";
   std::string bos = "auto";
-  bool json = false;
+  bool json = false, per_window = false;
 };
 
 bool uses_bos(const Options& options, const Tokenizer& tokenizer) {
@@ -83,13 +83,14 @@ int run_perplexity(const Options& options) {
                    return advance(progress, done, total, fmt::format("ppl {:.3f}", so_far.ppl));
                  });
   if (options.json) {
-    const nlohmann::ordered_json json = {{"model", options.common.model},
-                                         {"file_bytes", loaded.file_bytes},
-                                         {"ppl", result.ppl},
-                                         {"nll", result.nll},
-                                         {"tokens", result.tokens},
-                                         {"windows", result.windows},
-                                         {"bits_per_weight", loaded.bits_per_weight}};
+    nlohmann::ordered_json json = {{"model", options.common.model},
+                                   {"file_bytes", loaded.file_bytes},
+                                   {"ppl", result.ppl},
+                                   {"nll", result.nll},
+                                   {"tokens", result.tokens},
+                                   {"windows", result.windows},
+                                   {"bits_per_weight", loaded.bits_per_weight}};
+    if (options.per_window) json["window_nll"] = result.window_nll;
     print(json.dump() + "\n");
   } else {
     print(
@@ -239,7 +240,10 @@ Command add_eval(CLI::App& app) {
       ->check(one_of({"auto", "yes", "no"}))
       ->type_name("WHEN")
       ->capture_default_str();
-  sub->add_flag("--json", options->json, "print one JSON object");
+  CLI::Option* json = sub->add_flag("--json", options->json, "print one JSON object");
+  sub->add_flag("--per-window", options->per_window, "in it, also the loss of each window")
+      ->needs(json)
+      ->needs(ppl);
   sub->footer("Example:\n  tenfold eval -m MODEL --ppl wiki.test.raw --window 512 --score half");
   return {sub, [options] { return run(*options); }};
 }

@@ -150,16 +150,21 @@ TEST(Eval, ReportsPerplexity) {
   const ScratchFolder folder;
   const auto model = tiny_model(folder);
   const auto text = folder.write("text.txt", std::string(600, 'x'));
-  const json all = json::parse(
-      run_ok({"eval", "--quiet", "-m", model, "--ppl", text, "--window", "128", "--json"}));
+  const json all = json::parse(run_ok({"eval", "--quiet", "-m", model, "--ppl", text, "--window",
+                                       "128", "--json", "--per-window"}));
   EXPECT_EQ(all["windows"], 4);
   EXPECT_EQ(all["tokens"], 4 * 127);
   EXPECT_NEAR(all["ppl"].get<double>(), std::exp(all["nll"].get<double>()), 1e-9);
   EXPECT_DOUBLE_EQ(all["bits_per_weight"], 16.0);
+  double sum = 0;
+  for (const json& window : all["window_nll"]) sum += window.get<double>();
+  EXPECT_EQ(all["window_nll"].size(), 4u);
+  EXPECT_NEAR(sum / 4, all["nll"].get<double>(), 1e-12);
   const json half = json::parse(run_ok({"eval", "--quiet", "-m", model, "--ppl", text, "--window",
                                         "128", "--score", "half", "--windows", "2", "--json"}));
   EXPECT_EQ(half["windows"], 2);
   EXPECT_EQ(half["tokens"], 2 * 63);
+  EXPECT_FALSE(half.contains("window_nll"));
   const json same = json::parse(run_ok({"eval", "--quiet", "-m", model, "--kld", model, "--text",
                                         text, "--window", "128", "--windows", "2", "--json"}));
   EXPECT_EQ(same.at("kld"), 0.0);

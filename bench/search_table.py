@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""What InvarExplore adds to each start: perplexity before and after, over several seeds.
+
+A seed draws the calibration text and decides the search; the start is made from the same text. The
+losses of both models are compared window by window: p is the share of 10,000 resamples of the
+windows in which the searched model, averaged over the seeds, is no better.
+
+Appends what it found to a results file; run again, it goes on where it stopped.
+
+  bench/search_table.py --build build/release --shared ../shared --suite starts
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import random
+import statistics
+import tempfile
+
+from measured import Measured, cache_folder, run
+
+WEIGHTED = ["--range", "weighted"]
+MINMAX = ["--range", "minmax"]
+STARTS = {
+    "RTN min-max": MINMAX,
+    "RTN best range": WEIGHTED,
+    "AWQ": ["--method", "awq", *WEIGHTED],
+    "OmniQuant": ["--method", "omniquant", *WEIGHTED],
+    "GPTQ": ["--method", "gptq", *WEIGHTED],
+    "OmniQuant + GPTQ + tune": ["--passes", "omniquant,gptq,tune", *WEIGHTED, "--epochs", "3"],
+}
+G128 = ["--bits", "2", "--group", "128"]
+PAPER = ["--couplings", "ffn", "--local", "0", "--early", "0", "--target", "text"]
+
+# Of each suite, what a row is called, the flags of its start and those of its search.
+SUITES = {
+    "starts": {name: (G128 + flags, []) for name, flags in STARTS.items()},
+    "paper": {f"{name}, the paper's moves": (G128 + STARTS[name], PAPER)
+              for name in ("RTN min-max", "AWQ")},
+    "moves": {name: (G128 + MINMAX, flags) for name, flags in {
+        "permutation": ["--moves", "perm"],
+        "scale": ["--moves", "scale"],
+        "rotation": ["--moves", "rot"],
+        "permutation, scale": ["--moves", "perm,scale"],
+        "all": [],
+        "FFN alone": ["--couplings", "ffn"],
+        "values and output alone": ["--couplings", "vo"],
+        "queries and keys alone": ["--couplings", "qk"],
+        "norms alone": ["--couplings", "norm"],
+    }.items()},
+    "layers": {f"{n} matched layers": (G128 + MINMAX, ["--match-layers", str(n)])
+               for n in (0, 1, 5, 10)},
+    "target": {f"{name}, against {target}": (G128 + STARTS[name], ["--target", target])
+               for name in ("RTN min-max", "GPTQ") for target in ("text", "teacher")},
+    "sequences": {f"{n} sequences": (G128 + MINMAX, ["--calib-seqs", str(n)])
+                  for n in (1, 8, 16, 32, 128)},
+    "widths": {f"{width}, {name}": (flags + STARTS[name], [])
+               for width, flags in {"1-bit g64": ["--bits", "1", "--group", "64"],
+                                    "2-bit g64": ["--bits", "2", "--group", "64"],
+                                    "3-bit g128": ["--bits", "3", "--group", "128"]}.items()
+               for name in ("RTN min-max", "AWQ", "GPTQ")},
+    "smollm2": {name: (["--bits", "2", "--group", "64", *flags], []) for name, flags in {
+        "GPTQ": STARTS["GPTQ"],
+        "GPTQ + tune": ["--passes", "gptq,tune", *WEIGHTED, "--epochs", "3"]}.items()},
+}
+
+
+class Table:
+    def __init__(self, args):
+        self.args = args
+        self.tenfold = pathlib.Path(args.build, "tools/tenfold")
+        shared = pathlib.Path(args.shared)
+        self.tests = {"wiki": shared / "data/wikitext2/wiki.test.raw",
+                      "c4": shared / "data/c4/valid.txt"}
+        self.calibration = shared / "data/calibration/c4.txt"
+        smollm2 = args.suite == "smollm2"
+        self.source = args.smollm2 if smollm2 else shared / "models/opt-1m"
+        self.windows = (["--window", "512", "--score", "half", "--windows", "100"] if smollm2
+                        else ["--window", "256"])
+        self.calib = ["--calib-seqs", str(args.calib_seqs)]
+        self.length = ["--calib-len", "512" if smollm2 else "256"]
+        self.measured = Measured(args.results)
+
+    def losses(self, model) -> dict:
+        """Of every window, by text."""
+        found = {}
+        for text, file in self.tests.items():
+            output, _, _ = run([self.tenfold, "eval", "--quiet", "--json", "--per-window",
+                                "--threads", self.args.threads, "--activations", "int8x2",
+                                "-m", model, "--ppl", file, *self.windows])
+            found[text] = json.loads(output)["window_nll"]
+        return found
+
+    def made(self, flags) -> dict:
+        """The losses of what the flags make, and the course of its search."""
+        def make():
+            with tempfile.TemporaryDirectory(dir=self.measured.path.parent) as folder:
+                model = pathlib.Path(folder, "model.gguf")
+                _, seconds, _ = run([self.tenfold, "quantize", "--quiet", "--threads",
+                                     self.args.threads, "-m", self.source, "-o", model,
+                                     "--calib", self.calibration, *flags])
+                output, _, _ = run([self.tenfold, "inspect", "--json", "-m", model])
+                return {**self.losses(model), "cpu_seconds": seconds,
+                        "search": json.loads(output).get("search")}
+        return self.measured.remember(" ".join([self.source.name, *map(str, flags)]), make)
+
+    def row(self, name: str, start_flags, search_flags) -> str:
+        before, after = [], []
+        for seed in range(self.args.seeds):
+            calib = [] if "--calib-seqs" in search_flags else self.calib
+            start = [*calib, *self.length, "--seed", str(seed), *start_flags]
+            # Rounding that sees no text is one start for all seeds.
+            looks = any(flag in start for flag in ("--method", "--passes", "weighted"))
+            before.append(self.made(start if looks else start_flags))
+            after.append(self.made([*start, "--search", "invarexplore", "--steps",
+                                    str(self.args.steps), *search_flags]))
+        full = self.measured.remember(f"{self.source.name} source", lambda: self.losses(self.source))
+        cells = [name]
+        for text in self.tests:
+            old, new = (mean_of_seeds([made[text] for made in models]) for models in (before, after))
+            gap = statistics.fmean(old) - statistics.fmean(full[text])
+            gained = statistics.fmean(old) - statistics.fmean(new)
+            each = [math.exp(statistics.fmean(made[text])) for made in after]
+            cells += [f"{ppl(old):.1f}", f"{ppl(new):.1f} ({min(each):.1f} ... {max(each):.1f})",
+                      f"{chance([n - o for o, n in zip(old, new)]):.4f}",
+                      f"{100 * gained / gap:.0f} %"]
+        searches = [made["search"] for made in after]
+        mean = lambda key: statistics.fmean(search[key] for search in searches)
+        cells += [f"{mean('accepted'):.0f}", f"{mean('loss'):.4f}",
+                  f"{mean('start_held_out'):.4f} → {mean('held_out'):.4f}",
+                  f"{statistics.fmean(made['cpu_seconds'] for made in after) / 60:.1f}"]
+        return "| " + " | ".join(cells) + " |"
+
+    def print(self) -> None:
+        texts = [column for text in ("WikiText-2", "C4")
+                 for column in (f"{text} before", "after", "p", "of the gap")]
+        columns = ["start", *texts, "kept", "loss", "held out", "CPU minutes"]
+        print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns), flush=True)
+        for name, (start, search) in SUITES[self.args.suite].items():
+            if self.args.only and name not in self.args.only:
+                continue
+            print(self.row(name, start, search), flush=True)
+
+
+def mean_of_seeds(losses) -> list:
+    return [statistics.fmean(window) for window in zip(*losses)]
+
+
+def ppl(losses) -> float:
+    return math.exp(statistics.fmean(losses))
+
+
+def chance(differences, resamples: int = 10_000) -> float:
+    draw = random.Random(0)
+    n = len(differences)
+    no_better = sum(sum(draw.choices(differences, k=n)) >= 0 for _ in range(resamples))
+    return no_better / resamples
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--build", default="build/release", help="folder of the build")
+    add("--shared", default="../shared", help="where models and texts lie")
+    add("--suite", choices=SUITES, default="starts")
+    add("--only", type=lambda text: text.split(";"), help="rows, with ; between them")
+    add("--smollm2", type=pathlib.Path, default=cache_folder() / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    add("--steps", type=int, default=1000)
+    add("--seeds", type=int, default=3)
+    add("--calib-seqs", type=int, default=32)
+    add("--threads", type=int, default=2)
+    add("--results", default=cache_folder() / "search.jsonl", help="what was measured so far")
+    Table(parser.parse_args()).print()
+
+
+if __name__ == "__main__":
+    main()
