@@ -4,6 +4,7 @@
 
 #include "kernels/error.h"
 #include "models/gguf_output.h"
+#include "models/rotate.h"
 
 namespace tenfold {
 namespace {
@@ -28,10 +29,17 @@ ConvertResult convert_to_gguf(const ModelSource& source, const std::filesystem::
   const std::vector<ModelTensor> tensors = read_tensors(family, spec, source);
   const std::vector<float> divisors = rope_divisors(spec);
   ConvertResult result;
+  std::optional<RotatedModel> rotated;
+  if (options.rotate) rotated.emplace(spec, tensors, *options.rotate);
+  std::vector<TensorShape> shapes;
+  if (rotated) {
+    shapes = rotated->tensors();
+  } else {
+    for (const ModelTensor& tensor : tensors) shapes.push_back(tensor.info);
+  }
   std::vector<GgufTensorDecl> decls;
-  for (const ModelTensor& tensor : tensors) {
-    const DType type = tensor.info.is_matrix() ? options.type : DType::f32;
-    decls.push_back({tensor.info.name, tensor.info.shape, type});
+  for (const TensorShape& tensor : shapes) {
+    decls.push_back({tensor.name, tensor.shape, tensor.is_matrix() ? options.type : DType::f32});
   }
   if (!divisors.empty()) {
     decls.push_back({kRopeDivisorsName, {static_cast<std::int64_t>(divisors.size())}, DType::f32});
@@ -44,8 +52,17 @@ ConvertResult convert_to_gguf(const ModelSource& source, const std::filesystem::
   metadata.set("general.alignment", std::uint32_t{32});
   GgufWriter writer(output, options.overwrite, std::move(metadata), decls);
   std::uint64_t done = 0;
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    result.clipped += write_rows(tensors[i].rows, decls[i].dtype, writer);
+  ThreadPool pool(rotated ? default_thread_count() : 1);
+  for (std::size_t i = 0; i < shapes.size(); ++i) {
+    if (rotated) {
+      rotated->read(shapes[i], pool, [&](std::span<const float> values) {
+        std::vector<std::byte> bytes;
+        result.clipped += append_values(values, decls[i].dtype, bytes);
+        writer.write(bytes);
+      });
+    } else {
+      result.clipped += write_rows(tensors[i].rows, decls[i].dtype, writer);
+    }
     done += bytes_of(decls[i]);
     if (progress && !progress(done, result.bytes)) {
       throw_error(ErrorCode::cancelled, "interrupted; {} was not written", output.string());

@@ -222,6 +222,9 @@ RopeSpec named_scaling(const DecoderSpec& spec) {
 
 nlohmann::ordered_json to_config(const DecoderSpec& spec,
                                  const std::function<bool(std::string_view)>& has) {
+  if (has("output.bias")) {
+    throw_error(ErrorCode::unsupported, "the head has a bias, which config.json cannot say");
+  }
   nlohmann::ordered_json config;
   config["architectures"] = {"LlamaForCausalLM"};
   config["model_type"] = "llama";

@@ -89,7 +89,10 @@ DecoderSpec from_gguf(const ModelSource& source) {
 }
 
 nlohmann::ordered_json to_config(const DecoderSpec& spec,
-                                 const std::function<bool(std::string_view)>& /*has*/) {
+                                 const std::function<bool(std::string_view)>& has) {
+  if (has("output.bias")) {
+    throw_error(ErrorCode::unsupported, "the head has a bias, which config.json cannot say");
+  }
   nlohmann::ordered_json config;
   config["architectures"] = {"OPTForCausalLM"};
   config["model_type"] = "opt";
