@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "kernels/error.h"
 #include "kernels/formats/codec.h"
@@ -23,6 +24,12 @@ std::vector<ColumnGroup> column_groups(const MatrixView& layout) {
                         band.col_begin + std::min(begin + band.group, band.cols())});
     }
   }
+  return groups;
+}
+
+std::vector<std::size_t> all_groups(const MatrixView& layout) {
+  std::vector<std::size_t> groups(column_groups(layout).size());
+  std::iota(groups.begin(), groups.end(), std::size_t{0});
   return groups;
 }
 

@@ -29,6 +29,7 @@ struct ColumnGroup {
 };
 // Of all bands, from left to right.
 std::vector<ColumnGroup> column_groups(const MatrixView& layout);
+std::vector<std::size_t> all_groups(const MatrixView& layout);  // their indices
 int group_bits(const ColumnGroup& group, const MatrixView& layout) noexcept;
 // The group's grid for one row [cols]. importance: [cols], or empty.
 Grid fit_columns(const float* row, const ColumnGroup& group, const MatrixView& layout,

@@ -52,35 +52,6 @@ float nearest_code(float weight, const Grid& grid, float inverse, float top) {
       static_cast<std::int32_t>(place + 0.5f));  // NOLINT(bugprone-incorrect-roundings)
 }
 
-// Eight running sums keep the compiler free to use vectors, and the order of additions fixed.
-double squared_error(std::span<const float> weights, std::span<const float> importance,
-                     const Grid& grid, int bits) {
-  constexpr std::size_t kLanes = 8;
-  const float inverse = inverse_scale(grid);
-  const float top = top_code(bits);
-  float sums[kLanes] = {};
-  const auto square = [&](std::size_t i) {
-    const float code = nearest_code(weights[i], grid, inverse, top);
-    const float error = weights[i] - (grid.scale * code + grid.min);
-    return error * error;
-  };
-  const auto add_all = [&](auto&& term) {
-    std::size_t i = 0;
-    for (; i + kLanes <= weights.size(); i += kLanes) {
-      for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += term(i + lane);
-    }
-    for (std::size_t lane = 0; i < weights.size(); ++i, ++lane) sums[lane] += term(i);
-  };
-  if (importance.empty()) {
-    add_all(square);
-  } else {
-    add_all([&](std::size_t i) { return importance[i] * square(i); });
-  }
-  double total = 0;
-  for (const float sum : sums) total += static_cast<double>(sum);
-  return total;
-}
-
 // What the codes of a grid say about the weights, for least squares. Levels: code, less the zero
 // point or the middle where the minimum hangs on the scale.
 struct Moments {
@@ -112,6 +83,11 @@ class GroupFit {
   }
 
   Grid minmax() const { return measured(shrunken(1.0f)); }
+  Grid refined(const Grid& near) const {
+    Grid best = measured(near);
+    refine(best);
+    return best;
+  }
 
   Grid least_squares() const {
     Grid best = minmax();
@@ -259,6 +235,41 @@ Grid fit_group(std::span<const float> weights, const GridKind& kind,
                std::span<const float> importance) noexcept {
   const GroupFit fit(weights, kind, importance);
   return kind.range == RangeKind::minmax ? fit.minmax() : fit.least_squares();
+}
+
+Grid refit_group(std::span<const float> weights, const GridKind& kind,
+                 std::span<const float> importance, const Grid& near) noexcept {
+  const GroupFit fit(weights, kind, importance);
+  return kind.range == RangeKind::minmax ? fit.minmax() : fit.refined(near);
+}
+
+// Eight running sums keep the compiler free to use vectors, and the order of additions fixed.
+double squared_error(std::span<const float> weights, std::span<const float> importance,
+                     const Grid& grid, int bits) noexcept {
+  constexpr std::size_t kLanes = 8;
+  const float inverse = inverse_scale(grid);
+  const float top = top_code(bits);
+  float sums[kLanes] = {};
+  const auto square = [&](std::size_t i) {
+    const float code = nearest_code(weights[i], grid, inverse, top);
+    const float error = weights[i] - (grid.scale * code + grid.min);
+    return error * error;
+  };
+  const auto add_all = [&](auto&& term) {
+    std::size_t i = 0;
+    for (; i + kLanes <= weights.size(); i += kLanes) {
+      for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += term(i + lane);
+    }
+    for (std::size_t lane = 0; i < weights.size(); ++i, ++lane) sums[lane] += term(i);
+  };
+  if (importance.empty()) {
+    add_all(square);
+  } else {
+    add_all([&](std::size_t i) { return importance[i] * square(i); });
+  }
+  double total = 0;
+  for (const float sum : sums) total += static_cast<double>(sum);
+  return total;
 }
 
 float nearest_value(float weight, const Grid& grid, int bits, std::uint8_t& code) noexcept {

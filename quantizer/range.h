@@ -45,6 +45,12 @@ Grid make_grid(float scale, float min, int bits, MinKind kind) noexcept;
 // Weights must be finite. importance: one a weight, >= 0, or empty for all the same.
 Grid fit_group(std::span<const float> weights, const GridKind& kind,
                std::span<const float> importance = {}) noexcept;
+// The same, only sought near a grid that fitted weights much like these.
+Grid refit_group(std::span<const float> weights, const GridKind& kind,
+                 std::span<const float> importance, const Grid& near) noexcept;
+// Of the weights' nearest values, weighted by the importances.
+double squared_error(std::span<const float> weights, std::span<const float> importance,
+                     const Grid& grid, int bits) noexcept;
 float nearest_value(float weight, const Grid& grid, int bits, std::uint8_t& code) noexcept;
 float top_code(int bits) noexcept;
 // The scale's inverse, with which codes are computed; 0 for a scale of 0, which has one level.

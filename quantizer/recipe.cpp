@@ -47,8 +47,8 @@ void check_search(const SearchOptions& search, double mixed) {
   if (!search.permute && !search.scale && !search.rotate) {
     throw_error(ErrorCode::bad_request, "a search needs moves: perm, scale or rot");
   }
-  if (!search.ffn && !search.values && !search.queries) {
-    throw_error(ErrorCode::bad_request, "a search needs couplings: ffn, vo or qk");
+  if (!search.ffn && !search.values && !search.queries && !search.norms) {
+    throw_error(ErrorCode::bad_request, "a search needs couplings: ffn, vo, qk or norm");
   }
   if (!(search.alpha >= 0) || !(search.scale_step >= 0) || !(search.rotate_step >= 0)) {
     throw_error(ErrorCode::bad_request, "the weights and steps of a search cannot be less than 0");
@@ -103,8 +103,10 @@ Json search_json(const SearchOptions& search) {
           {"ffn", search.ffn},
           {"values", search.values},
           {"queries", search.queries},
+          {"norms", search.norms},
           {"matched", search.matched},
           {"alpha", search.alpha},
+          {"target", to_string(search.target)},
           {"local", search.local},
           {"scale_step", search.scale_step},
           {"rotate_step", search.rotate_step},
@@ -397,8 +399,15 @@ void read_json(const nlohmann::json& json, const std::string& name, Recipe& reci
     part.boolean("ffn", recipe.search.ffn);
     part.boolean("values", recipe.search.values);
     part.boolean("queries", recipe.search.queries);
+    part.boolean("norms", recipe.search.norms);
     part.integer("matched", recipe.search.matched);
     part.number("alpha", recipe.search.alpha);
+    if (const auto target = part.text("target")) {
+      const auto known = parse_search_target(*target);
+      if (!known)
+        part.fail("target", fmt::format("must be text or teacher, found \"{}\"", *target));
+      recipe.search.target = *known;
+    }
     part.integer("local", recipe.search.local);
     part.number("scale_step", recipe.search.scale_step);
     part.number("rotate_step", recipe.search.rotate_step);

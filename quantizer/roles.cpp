@@ -37,11 +37,23 @@ const Dense& dense_of(const LayerWeights& layer, LayerMatrix matrix) noexcept {
   return layer.*role(matrix).dense;
 }
 
+Norm& norm_of(LayerWeights& layer, LayerNorm norm) noexcept {
+  return norm == LayerNorm::attn ? layer.attn_norm : layer.ffn_norm;
+}
+
+const Norm& norm_of(const LayerWeights& layer, LayerNorm norm) noexcept {
+  return norm == LayerNorm::attn ? layer.attn_norm : layer.ffn_norm;
+}
+
 std::string_view name_of(LayerMatrix matrix) noexcept { return role(matrix).short_name; }
 
 std::string tensor_name(std::int64_t layer, LayerMatrix matrix) {
   const std::string_view name = role(matrix).name;
   return fmt::format("blk.{}{}", layer, name.substr(0, name.size() - 1));
+}
+
+std::string tensor_name(std::int64_t layer, LayerNorm norm) {
+  return fmt::format("blk.{}.{}", layer, norm == LayerNorm::attn ? "attn_norm" : "ffn_norm");
 }
 
 std::optional<LayerMatrix> parse_layer_matrix(std::string_view name) noexcept {

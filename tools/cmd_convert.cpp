@@ -11,6 +11,8 @@ struct Options {
   CommonOptions common;
   std::string output;
   std::string type = "f16";
+  bool rotate = false;
+  std::uint64_t seed = 0;
   bool force = false;
 };
 
@@ -19,6 +21,7 @@ int run(const Options& options) {
   ConvertOptions convert;
   convert.type = *parse_float_type(options.type);
   convert.overwrite = options.force;
+  if (options.rotate) convert.rotate = options.seed;
   catch_interrupts();
   catch_termination();
   ConvertResult result;
@@ -49,6 +52,13 @@ Command add_convert(CLI::App& app) {
   sub->add_option("--type", options->type, "type of the matrices: f32, f16 or bf16")
       ->check(one_of({"f32", "f16", "bf16"}))
       ->type_name("TYPE")
+      ->capture_default_str();
+  CLI::Option* rotate = sub->add_flag(
+      "--rotate", options->rotate,
+      "turn the residual stream at random: the same model, with no channels that stand out");
+  sub->add_option("--seed", options->seed, "of it")
+      ->type_name("N")
+      ->needs(rotate)
       ->capture_default_str();
   sub->add_flag("--force", options->force, "replace OUT.gguf if it exists");
   sub->footer("Example:\n  tenfold convert -m opt-125m/ -o opt-125m.gguf --type f16");

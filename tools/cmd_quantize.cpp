@@ -41,7 +41,7 @@ struct Options {
   CLI::Option* scales_flag = nullptr;
   std::optional<int> epochs;
   std::optional<double> rate, scale_rate;
-  std::string search;
+  std::string search, target;
   std::optional<std::int64_t> steps, matched, local, patience;
   std::vector<std::string> moves, couplings;
   std::optional<double> alpha, early, scale_step, rotate_step;
@@ -64,8 +64,9 @@ bool among(const std::vector<std::string>& names, const char* name) {
 
 void set_search(const Options& options, SearchOptions& search) {
   const bool given = options.steps || options.matched || options.local || options.patience ||
-                     options.alpha || options.early || options.scale_step || options.rotate_step ||
-                     !options.moves.empty() || !options.couplings.empty();
+                     !options.target.empty() || options.alpha || options.early ||
+                     options.scale_step || options.rotate_step || !options.moves.empty() ||
+                     !options.couplings.empty();
   if (given && options.search.empty() && search.steps == 0) {
     throw_error(ErrorCode::bad_request, "the flags of a search need --search invarexplore");
   }
@@ -75,6 +76,7 @@ void set_search(const Options& options, SearchOptions& search) {
   set_if(search.local, options.local);
   set_if(search.patience, options.patience);
   set_if(search.alpha, options.alpha);
+  if (!options.target.empty()) search.target = *parse_search_target(options.target);
   set_if(search.early, options.early);
   set_if(search.scale_step, options.scale_step);
   set_if(search.rotate_step, options.rotate_step);
@@ -87,6 +89,7 @@ void set_search(const Options& options, SearchOptions& search) {
     search.ffn = among(options.couplings, "ffn");
     search.values = among(options.couplings, "vo");
     search.queries = among(options.couplings, "qk");
+    search.norms = among(options.couplings, "norm");
   }
 }
 
@@ -263,9 +266,9 @@ void add_recipe_options(CLI::App& sub, Options& options) {
       ->check(one_of({"minmax", "mse", "weighted"}))
       ->type_name("RANGE");
   sub.add_option("--min", options.min,
-                 "minima of the layers' matrices: zero, midrise or f16; default: f16 at 1 bit, the "
-                 "better of zero and midrise at 2 without calibration, else zero")
-      ->check(one_of({"zero", "midrise", "f16"}))
+                 "minima of the layers' matrices: zero, midrise, f16 or auto (default): f16 at 1 "
+                 "bit, the better of zero and midrise at 2 without calibration, else zero")
+      ->check(one_of({"auto", "zero", "midrise", "f16"}))
       ->type_name("KIND");
   sub.add_option("--embed-bits", options.embed_bits, "of the embeddings; 16: F16; default 8")
       ->check(one_of({"1", "2", "3", "4", "8", "16"}))
@@ -333,10 +336,16 @@ void add_search_options(CLI::App& sub, Options& options) {
       ->check(one_of({"perm", "scale", "rot"}))
       ->type_name("A,B,...");
   add("--couplings", options.couplings,
-      "whose channels move: ffn, vo (values and output), qk (queries and keys); default all")
+      "whose channels move: ffn, vo (values and output), qk (queries and keys), norm (a norm and "
+      "what reads it); default all")
       ->delimiter(',')
-      ->check(one_of({"ffn", "vo", "qk"}))
+      ->check(one_of({"ffn", "vo", "qk", "norm"}))
       ->type_name("A,B,...");
+  add("--target", options.target,
+      "what next tokens are compared with: the text's own (default), or what the full-precision "
+      "model expects (teacher)")
+      ->check(one_of({"text", "teacher"}))
+      ->type_name("TARGET");
   add("--match-layers", options.matched,
       "layers whose outputs are compared with full precision's; default 10")
       ->check(in_range(0, 1 << 20))

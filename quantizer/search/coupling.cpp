@@ -9,7 +9,7 @@ namespace tenfold {
 namespace {
 
 Coupling ffn(const DecoderSpec& spec) {
-  Coupling coupling{"ffn", spec.ffn, {{LayerMatrix::up, 0, 1}}, {{LayerMatrix::down, 0}}};
+  Coupling coupling{"ffn", spec.ffn, {{LayerMatrix::up, 0, 1}}, {}, {{LayerMatrix::down, 0}}};
   coupling.permutation = coupling.scale = Exactness::exact;
   if (spec.gated_mlp) {
     coupling.makers.push_back({LayerMatrix::gate, 0, 0});
@@ -24,7 +24,7 @@ Coupling ffn(const DecoderSpec& spec) {
 Coupling value_output(const DecoderSpec& spec, std::int64_t head) {
   const std::int64_t hd = spec.head_dim;
   const std::int64_t shared = spec.heads / spec.kv_heads;
-  Coupling coupling{fmt::format("vo {}", head), hd, {{LayerMatrix::v, head * hd, 1}}, {}};
+  Coupling coupling{fmt::format("vo {}", head), hd, {{LayerMatrix::v, head * hd, 1}}, {}, {}};
   for (std::int64_t q = head * shared; q < (head + 1) * shared; ++q) {
     coupling.readers.push_back({LayerMatrix::output, q * hd});
   }
@@ -38,13 +38,25 @@ Coupling value_output(const DecoderSpec& spec, std::int64_t head) {
 Coupling query_key(const DecoderSpec& spec, std::int64_t head) {
   const std::int64_t hd = spec.head_dim;
   const std::int64_t shared = spec.heads / spec.kv_heads;
-  Coupling coupling{fmt::format("qk {}", head), hd, {{LayerMatrix::k, head * hd, -1}}, {}};
+  Coupling coupling{fmt::format("qk {}", head), hd, {{LayerMatrix::k, head * hd, -1}}, {}, {}};
   for (std::int64_t q = head * shared; q < (head + 1) * shared; ++q) {
     coupling.makers.push_back({LayerMatrix::q, q * hd, 1});
   }
   coupling.scale = coupling.rotation = Exactness::exact;
   coupling.permutation = spec.rope.enabled ? Exactness::none : Exactness::exact;
   coupling.scales_pairs = spec.rope.enabled;
+  return coupling;
+}
+
+Coupling norm_readers(LayerNorm norm, const DecoderSpec& spec) {
+  Coupling coupling{norm == LayerNorm::attn ? "norm attn" : "norm ffn", spec.dim, {}, norm, {}};
+  if (norm == LayerNorm::attn) {
+    coupling.readers = {{LayerMatrix::q, 0}, {LayerMatrix::k, 0}, {LayerMatrix::v, 0}};
+  } else {
+    coupling.readers = {{LayerMatrix::up, 0}};
+    if (spec.gated_mlp) coupling.readers.push_back({LayerMatrix::gate, 0});
+  }
+  coupling.scale = Exactness::exact;
   return coupling;
 }
 
@@ -91,6 +103,10 @@ std::vector<Coupling> couplings_of(const DecoderSpec& spec) {
   for (std::int64_t head = 0; head < spec.kv_heads; ++head) {
     couplings.push_back(query_key(spec, head));
   }
+  if (spec.post_norm) return couplings;  // a norm's output is the residual stream itself
+  for (const LayerNorm norm : {LayerNorm::attn, LayerNorm::ffn}) {
+    couplings.push_back(norm_readers(norm, spec));
+  }
   return couplings;
 }
 
@@ -128,11 +144,19 @@ void transform_columns(const FloatLayer::Part& from, const Coupling::Reader& rea
   }
 }
 
+void transform_norm(const Norm& from, const ChannelTransform& transform, Norm& out) {
+  for (std::size_t c = 0; c < from.weight.size(); ++c) {
+    out.weight[c] = from.weight[c] * transform.scale[c];
+    if (!from.bias.empty()) out.bias[c] = from.bias[c] * transform.scale[c];
+  }
+}
+
 void transform(const FloatLayer& from, const Coupling& coupling, const ChannelTransform& transform,
                FloatLayer& out) {
   for (const Coupling::Maker& maker : coupling.makers) {
     transform_rows(from[maker.matrix], maker, transform, out[maker.matrix]);
   }
+  if (coupling.norm) transform_norm(from[*coupling.norm], transform, out[*coupling.norm]);
   for (const Coupling::Reader& reader : coupling.readers) {
     transform_columns(from[reader.matrix], reader, transform, out[reader.matrix]);
   }

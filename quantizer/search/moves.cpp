@@ -13,6 +13,9 @@ constexpr double kShare = 0.1;          // of the channels that a random move ch
 constexpr float kLeastScale = 1e-3f;    // a channel that is scaled to nothing never returns
 constexpr double kScreenedScale = 0.2;  // standard deviation of a screened scale's logarithm
 constexpr double kScreenedAngle = 0.3;  // of a screened angle
+// What all channels are scaled by at first: these powers of their inputs' mean squares.
+constexpr float kPowers[] = {-0.1f, -0.05f, 0.05f, 0.1f};
+constexpr float kLeastPower = 1e-6f;  // of the mean: the least that a silent channel counts
 
 // Sets what all readers of the coupling have at a place.
 void set_place(const Coupling& coupling, std::int64_t place, std::int64_t from, float factor,
@@ -46,6 +49,27 @@ class ScreenedMove {
   bool scale(std::int64_t place, float by) {
     columns_.clear();
     set_place(coupling_, place, from(place), factor(place) * by, next_, columns_);
+    return improve();
+  }
+  // All of them, by a power of their inputs' mean squares: AWQ's scales.
+  bool scale_by_power(std::span<const float> power, float exponent) {
+    columns_.clear();
+    const auto all = static_cast<float>(power.size());
+    const float least = kLeastPower * std::accumulate(power.begin(), power.end(), 0.0f) / all;
+    if (!(least > 0)) return false;
+    double sum = 0;
+    std::vector<float> by;
+    for (std::int64_t place = 0; place < coupling_.channels; ++place) {
+      const float p =
+          power[static_cast<std::size_t>(coupling_.readers.front().first + from(place))];
+      by.push_back(std::pow(std::max(p, least), exponent));
+      sum += std::log(static_cast<double>(by.back()));
+    }
+    const auto middle = static_cast<float>(std::exp(sum / static_cast<double>(by.size())));
+    for (std::int64_t place = 0; place < coupling_.channels; ++place) {
+      set_place(coupling_, place, from(place),
+                factor(place) * by[static_cast<std::size_t>(place)] / middle, next_, columns_);
+    }
     return improve();
   }
   // Of the accepted columns, unscaled.
@@ -110,35 +134,53 @@ std::vector<std::vector<std::int64_t>> sorted_places(const Coupling& coupling,
   return result;
 }
 
-// Of the pair turned by the angle, over all makers; each maker's errors relative to what it holds.
+// What rounding the row [cols] to the nearest misses.
+double row_error(const float* row, const RowScreen::Maker& maker, const RowScreen& screen) {
+  const std::span<const float> importance =
+      screen.weighted ? maker.power : std::span<const float>();
+  double missed = 0;
+  for (const ColumnGroup& group : column_groups(*maker.layout)) {
+    const Grid grid = fit_columns(row, group, *maker.layout, screen.range, importance);
+    const int bits = group_bits(group, *maker.layout);
+    for (std::int64_t c = group.begin; c < group.end; ++c) {
+      std::uint8_t code = 0;
+      const float e = row[c] - nearest_value(row[c], grid, bits, code);
+      missed += static_cast<double>(maker.power[static_cast<std::size_t>(c)] * e * e);
+    }
+  }
+  return missed;
+}
+
+// Of both rows of a pair, [2, cols].
+double rows_error(const std::vector<float>& rows, const RowScreen::Maker& maker,
+                  const RowScreen& screen) {
+  const float* a = rows.data();
+  const float* b = a + screen.cols;
+  if (maker.compensation == nullptr) {
+    return row_error(a, maker, screen) + row_error(b, maker, screen);
+  }
+  const RowToCompensate both[] = {{a, {}}, {b, {}}};
+  const auto made = maker.compensation->round(
+      both, screen.range, screen.weighted ? maker.power : std::span<const float>());
+  return made[0].loss + made[1].loss;
+}
+
+// Of the pair turned by the angle, over all makers.
 double pair_error(const RowScreen& screen, std::size_t pair, float angle) {
   const auto cols = static_cast<std::size_t>(screen.cols);
-  std::vector<float> row(cols);
+  const float cosine = std::cos(angle), sine = std::sin(angle);
+  std::vector<float> rows(2 * cols);
   double error = 0;
   for (const RowScreen::Maker& maker : screen.makers) {
     const float* a = maker.rows + 2 * pair * cols;
     const float* b = a + cols;
-    const std::vector<ColumnGroup> groups = column_groups(*maker.layout);
-    double missed = 0, held = 0;
-    for (int member = 0; member < 2; ++member) {
-      const float of_a = member == 0 ? std::cos(angle) : std::sin(angle);
-      const float of_b = member == 0 ? -std::sin(angle) : std::cos(angle);
-      for (std::size_t c = 0; c < cols; ++c) row[c] = of_a * a[c] + of_b * b[c];
-      for (const ColumnGroup& group : groups) {
-        const Grid grid = fit_columns(row.data(), group, *maker.layout, screen.range,
-                                      screen.weighted ? maker.power : std::span<const float>());
-        const int bits = group_bits(group, *maker.layout);
-        for (std::int64_t c = group.begin; c < group.end; ++c) {
-          std::uint8_t code = 0;
-          const float w = row[static_cast<std::size_t>(c)];
-          const float e = w - nearest_value(w, grid, bits, code);
-          const float p = maker.power[static_cast<std::size_t>(c)];
-          missed += static_cast<double>(p * e * e);
-          held += static_cast<double>(p * w * w);
-        }
-      }
+    double held = 0;
+    for (std::size_t c = 0; c < cols; ++c) {
+      rows[c] = cosine * a[c] - sine * b[c];
+      rows[cols + c] = sine * a[c] + cosine * b[c];
+      held += static_cast<double>(maker.power[c] * (a[c] * a[c] + b[c] * b[c]));
     }
-    if (held > 0) error += missed / held;
+    if (held > 0) error += rows_error(rows, maker, screen) / held;
   }
   return error;
 }
@@ -202,6 +244,9 @@ std::optional<ChannelTransform> screened_move(const ChannelTransform& now, const
       changed |= move.reorder(places);
     }
   }
+  if (scales) {
+    for (const float exponent : kPowers) changed |= move.scale_by_power(power, exponent);
+  }
   for (std::int64_t i = 0; i < options.local && (permutes || scales); ++i) {
     const auto place = static_cast<std::int64_t>(random.below(n));
     if (scales && (!permutes || random.below(2) == 0)) {
@@ -217,7 +262,8 @@ std::optional<ChannelTransform> screened_move(const ChannelTransform& now, const
     const std::int32_t channel = now.order[static_cast<std::size_t>(move.from(place))];
     next.order[static_cast<std::size_t>(place)] = channel;
     next.scale[static_cast<std::size_t>(channel)] =
-        now.scale[static_cast<std::size_t>(channel)] * move.factor(place);
+        std::clamp(now.scale[static_cast<std::size_t>(channel)] * move.factor(place), kLeastScale,
+                   1 / kLeastScale);
   }
   return next;
 }
@@ -234,7 +280,7 @@ std::optional<ChannelTransform> screened_turn(const ChannelTransform& now, const
     if (errors[pair] < 0) errors[pair] = pair_error(screen, pair, next.angle[pair]);
     const float angle = next.angle[pair] + static_cast<float>(kScreenedAngle * random.normal());
     const double error = pair_error(screen, pair, angle);
-    if (error >= errors[pair]) continue;
+    if (!(error < errors[pair])) continue;
     errors[pair] = error;
     next.angle[pair] = angle;
     changed = true;

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "quantizer/random.h"
+#include "quantizer/search/compensation.h"
 #include "quantizer/search/coupling.h"
 #include "quantizer/search/options.h"
 #include "quantizer/search/screen.h"
@@ -19,8 +20,8 @@ ChannelTransform random_move(const ChannelTransform& now, const Coupling& coupli
                              const SearchOptions& options, StepRandom& random);
 
 // options.local proposals, each taken over where it lowers the screen's error: two channels change
-// groups, or one is scaled; before them, all channels sorted by size. nullopt where nothing did.
-// The screen is of the coupling's readers.
+// groups, or one is scaled; before them, all channels sorted by size, or scaled as AWQ does.
+// nullopt where nothing did. The screen is of the coupling's readers.
 std::optional<ChannelTransform> screened_move(const ChannelTransform& now, const Coupling& coupling,
                                               const SearchOptions& options, Screen& screen,
                                               std::span<const float> power, const float* columns,
@@ -28,12 +29,14 @@ std::optional<ChannelTransform> screened_move(const ChannelTransform& now, const
                                               StepRandom& random);
 
 // What turning the pairs of a coupling does to its makers' rows: their square errors when rounded,
-// counted by the mean squares of their inputs, relative to what the pair holds.
+// counted by the mean squares of their inputs, or with compensation by all second moments; relative
+// to what the pair holds.
 struct RowScreen {
   struct Maker {
-    const float* rows;             // the source's, of channel 0
-    const MatrixView* layout;      // of the matrix
-    std::span<const float> power;  // mean squares of its inputs
+    const float* rows;                           // the source's, of channel 0
+    const MatrixView* layout;                    // of the matrix
+    std::span<const float> power;                // mean squares of its inputs
+    const Compensation* compensation = nullptr;  // of all columns; null: rounding to the nearest
   };
   std::vector<Maker> makers;
   std::int64_t cols = 0;

@@ -72,16 +72,9 @@ Objective::Objective(const Decoder& model, const Decoder& teacher, const Calibra
   streams_ = buffer(layers + 1);
   trial_ = buffer(layers + 1);
   for (std::size_t i = 0; i < matched_.size(); ++i) teacher_.push_back(buffer(1));
+  if (options.target == SearchTarget::teacher) soft_.emplace(model.info().vocab);
   for (std::size_t s = 0; s < sequences; ++s) {
-    busy_();
-    load(s, 0);
-    forward(teacher, batch_, kv_, ws_, 0, [&](std::int64_t layer, std::span<const float> x) {
-      for (std::size_t i = 0; i < matched_.size(); ++i) {
-        if (matched_[i] == layer) {
-          std::memcpy(teacher_[i].as<float>() + s * floats_, x.data(), x.size_bytes());
-        }
-      }
-    });
+    run_teacher(teacher, s);
   }
   for (std::size_t s = 0; s < sequences; ++s) {
     tried_.push_back(run(s, 0));
@@ -109,6 +102,48 @@ void Objective::load(std::size_t sequence, std::int64_t layer) {
   }
 }
 
+void Objective::run_teacher(const Decoder& teacher, std::size_t sequence) {
+  busy_();
+  load(sequence, 0);
+  forward(teacher, batch_, kv_, ws_, 0, [&](std::int64_t layer, std::span<const float> x) {
+    for (std::size_t i = 0; i < matched_.size(); ++i) {
+      if (matched_[i] == layer) {
+        std::memcpy(teacher_[i].as<float>() + sequence * floats_, x.data(), x.size_bytes());
+      }
+    }
+  });
+  if (!soft_) return;
+  score(teacher, sequence, [&](std::size_t, const float* logits, double log_sum) {
+    if (!std::isfinite(log_sum)) {
+      throw_error(ErrorCode::bad_request,
+                  "the full-precision model gives the calibration text logits that are no numbers");
+    }
+    soft_->add(logits, log_sum);
+  });
+}
+
+// Of the step just run: -log p of the text's next tokens; where there are soft targets, also calls
+// see(row of soft_, logits, log of their exponentials' sum) for each.
+std::vector<double> Objective::score(
+    const Decoder& model, std::size_t sequence,
+    const std::function<void(std::size_t, const float*, double)>& see) {
+  const std::vector<TokenId>& tokens = calibration_.sequences[sequence];
+  std::vector<std::int32_t> rows(tokens.size() - 1);
+  std::iota(rows.begin(), rows.end(), 0);
+  const std::vector<std::int32_t> targets(tokens.begin() + 1, tokens.end());
+  std::vector<double> nll(rows.size());
+  const auto vocab = static_cast<std::size_t>(model.info().vocab);
+  const auto each = [&](std::size_t first, std::span<const float> logits) {
+    for (std::size_t r = 0; r < logits.size() / vocab; ++r) {
+      const float* row = logits.data() + r * vocab;
+      const double log_sum = nll[first + r] + static_cast<double>(row[targets[first + r]]);
+      see(sequence * rows.size() + first + r, row, log_sum);
+    }
+  };
+  score_rows(model, batch_, ws_, rows, targets, nll.data(), soft_ ? LogitsTap(each) : LogitsTap());
+  return nll;
+}
+
 SequenceLoss Objective::run(std::size_t sequence, std::int64_t first) {
   busy_();
   load(sequence, first);
@@ -123,13 +158,13 @@ SequenceLoss Objective::run(std::size_t sequence, std::int64_t first) {
                             teacher_[i].as<float>() + sequence * floats_, floats_);
   }
   if (!matched_.empty()) loss.mse /= static_cast<double>(matched_.size());
-  const std::vector<TokenId>& tokens = calibration_.sequences[sequence];
-  std::vector<std::int32_t> rows(tokens.size() - 1);
-  std::iota(rows.begin(), rows.end(), 0);
-  const std::vector<std::int32_t> targets(tokens.begin() + 1, tokens.end());
-  std::vector<double> nll(rows.size());
-  score_rows(model_, batch_, ws_, rows, targets, nll.data());
-  loss.nll = std::accumulate(nll.begin(), nll.end(), 0.0) / static_cast<double>(nll.size());
+  double cross_entropy = 0;
+  const std::vector<double> nll =
+      score(model_, sequence, [&](std::size_t row, const float* logits, double log_sum) {
+        cross_entropy += soft_->cross_entropy(row, logits, log_sum);
+      });
+  if (!soft_) cross_entropy = std::accumulate(nll.begin(), nll.end(), 0.0);
+  loss.nll = cross_entropy / static_cast<double>(nll.size());
   layer_forwards_ += model_.info().layers - first;
   return loss;
 }

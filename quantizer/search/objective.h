@@ -3,7 +3,8 @@
 //
 //   loss = CE / CE_0 + alpha MSE / MSE_0
 //
-// CE: mean negative log-likelihood of the calibration tokens; MSE: mean square of the differences
+// CE: mean cross-entropy of the next tokens against those of the calibration text or against what
+// the full-precision model expects there (soft_targets.h); MSE: mean square of the differences
 // between the residual streams that leave the matched layers and those of the full-precision model,
 // clamped at +-100; index 0: of the model the search began with. Both come from the engine's own
 // forward pass on the packed kernels.
@@ -24,6 +25,8 @@
 #include "kernels/buffer.h"
 #include "models/decoder.h"
 #include "quantizer/calibration.h"
+#include "quantizer/search/options.h"
+#include "quantizer/search/soft_targets.h"
 #include "runtime/workspace.h"
 
 namespace tenfold {
@@ -34,13 +37,14 @@ struct ObjectiveOptions {
   // A step is given up after a part of the sequences where the chance that it would be accepted is
   // less than this; 0: all of them are always run.
   double early = 0.02;
+  SearchTarget target = SearchTarget::text;
 };
 
 // Every (layers / count)-th from the last one up: L - 1 - ceil(i L / count), as the released code.
 std::vector<std::int64_t> matched_layers(std::int64_t layers, std::int64_t count);
 
 struct SequenceLoss {
-  double nll = 0, mse = 0;  // means
+  double nll = 0, mse = 0;  // means; nll: the cross-entropy
 };
 
 class Objective {
@@ -80,6 +84,9 @@ class Objective {
   float* stream(Buffer& of, std::int64_t layer, std::size_t sequence) const;
   SequenceLoss run(std::size_t sequence, std::int64_t first);
   void load(std::size_t sequence, std::int64_t layer);
+  void run_teacher(const Decoder& teacher, std::size_t sequence);
+  std::vector<double> score(const Decoder& model, std::size_t sequence,
+                            const std::function<void(std::size_t, const float*, double)>& see);
   SequenceLoss mean(std::span<const SequenceLoss> losses) const;
   double relative(const SequenceLoss& loss) const;
   bool hopeless(std::span<const SequenceLoss> so_far) const;
@@ -94,9 +101,10 @@ class Objective {
   KvCache kv_;
   Batch batch_;
   std::vector<std::int64_t> matched_;
-  std::size_t floats_;           // of one sequence's stream
-  std::vector<Buffer> teacher_;  // of the matched layers' outputs, [sequences][tokens, dim]
-  Buffer streams_, trial_;       // [layers + 1][sequences][tokens, dim]: what enters layer l
+  std::size_t floats_;               // of one sequence's stream
+  std::vector<Buffer> teacher_;      // of the matched layers' outputs, [sequences][tokens, dim]
+  std::optional<SoftTargets> soft_;  // row after row, sequence after sequence
+  Buffer streams_, trial_;           // [layers + 1][sequences][tokens, dim]: what enters layer l
   std::int64_t trial_first_ = 0;
   std::vector<SequenceLoss> accepted_, tried_;
   SequenceLoss start_;

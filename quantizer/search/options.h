@@ -2,19 +2,26 @@
 // How InvarExplore searches (search.h). Part of a recipe.
 
 #include <cstdint>
-#include <string>
-#include <vector>
+#include <optional>
+#include <string_view>
 
 namespace tenfold {
 
 inline constexpr std::int64_t kDefaultSearchSteps = 1000;  // where a search is asked for
 
+// What the next tokens are compared with: the calibration text's own, or what the full-precision
+// model expects.
+enum class SearchTarget { text, teacher };
+std::string_view to_string(SearchTarget target) noexcept;
+std::optional<SearchTarget> parse_search_target(std::string_view name) noexcept;
+
 struct SearchOptions {
   std::int64_t steps = 0;  // confirmations by the true loss; 0: no search
   bool permute = true, scale = true, rotate = true;
-  bool ffn = true, values = true, queries = true;  // couplings that are searched
-  std::int64_t matched = 10;                       // layers whose outputs are compared
-  double alpha = 0.1;                              // what these count
+  bool ffn = true, values = true, queries = true, norms = true;  // couplings that are searched
+  std::int64_t matched = 10;  // layers whose outputs are compared
+  double alpha = 0.1;         // what these count
+  SearchTarget target = SearchTarget::text;
   // Proposals that are tried by the local error for each that is confirmed, rotations only where
   // they are exact; 0: none, each step changes a tenth of a coupling's channels at random, as the
   // paper does.

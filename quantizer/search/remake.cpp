@@ -7,10 +7,13 @@
 #include "kernels/formats/codec.h"
 #include "kernels/half.h"
 #include "quantizer/panel.h"
+#include "quantizer/search/compensation.h"
 #include "runtime/files/packed_matrix.h"
 
 namespace tenfold {
 namespace {
+
+constexpr float kMaxF16 = 65504.0f;
 
 // The codes and grids of a panel of 16 rows, to be changed and written back.
 class PanelEdit {
@@ -94,10 +97,10 @@ class PanelEdit {
 // The same codes times `factor`.
 Grid scaled(const Grid& grid, float factor, const Band& band) {
   Grid result = grid;
-  result.scale_bits = f32_to_f16(grid.scale * factor);
+  result.scale_bits = f32_to_f16(std::min(grid.scale * factor, kMaxF16));
   result.scale = f16_to_f32(result.scale_bits);
   if (band.min_kind == MinKind::f16) {
-    result.min_bits = f32_to_f16(grid.min * factor);
+    result.min_bits = f32_to_f16(std::clamp(grid.min * factor, -kMaxF16, kMaxF16));
     result.min = f16_to_f32(result.min_bits);
   }
   return result;
@@ -125,102 +128,6 @@ std::vector<std::int64_t> all_panels(std::int64_t rows) {
   return panels;
 }
 
-void round_group(PanelEdit& edit, std::size_t g, int r, const float* row, RangeKind range,
-                 std::span<const float> importance, const MatrixView& layout) {
-  const ColumnGroup& group = edit.groups()[g];
-  edit.grid(g, r) = fit_columns(row, group, layout, range, importance);
-  encode_group({row + group.begin, static_cast<std::size_t>(group.end - group.begin)},
-               edit.grid(g, r), edit.bits(g), edit.group_codes(g, r));
-}
-
-// The columns of some groups, in the order they are rounded in, and the moments they share.
-struct Compensation {
-  std::vector<std::int32_t> columns;  // by turn: the strongest first
-  std::vector<std::size_t> group;     // of each, as an index of `groups`
-  Feedback feedback;                  // by turn
-  std::vector<float> cross;           // [turns, cols]: H of a column with all; 0 where it is one
-  std::vector<float> importance;      // [cols]
-};
-
-Compensation compensation_for(const MatrixView& layout, std::span<const std::size_t> groups,
-                              const Hessian& moments, double damping, ThreadPool& pool) {
-  Compensation made;
-  made.importance = moments.diagonal();
-  const std::vector<ColumnGroup> all = column_groups(layout);
-  std::vector<std::size_t> group_of(static_cast<std::size_t>(layout.cols), groups.size());
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    for (std::int64_t c = all[groups[i]].begin; c < all[groups[i]].end; ++c) {
-      group_of[static_cast<std::size_t>(c)] = i;
-      made.columns.push_back(static_cast<std::int32_t>(c));
-    }
-  }
-  std::stable_sort(made.columns.begin(), made.columns.end(), [&](std::int32_t a, std::int32_t b) {
-    return made.importance[static_cast<std::size_t>(a)] >
-           made.importance[static_cast<std::size_t>(b)];
-  });
-  made.feedback = factor(moments.of(made.columns, {}), {}, damping, pool);
-  const bool all_touched = made.columns.size() == static_cast<std::size_t>(layout.cols);
-  for (const std::int32_t column : made.columns) {
-    made.group.push_back(group_of[static_cast<std::size_t>(column)]);
-    if (all_touched) continue;
-    for (std::int64_t c = 0; c < layout.cols; ++c) {
-      const bool inside = group_of[static_cast<std::size_t>(c)] < groups.size();
-      made.cross.push_back(inside ? 0.0f : static_cast<float>(moments.mean(column, c)));
-    }
-  }
-  return made;
-}
-
-// x of H_AA x = x, in place: H_AA = U D U^T.
-void solve(const Feedback& feedback, std::vector<double>& x) {
-  const std::size_t n = x.size();
-  for (std::size_t i = n; i-- > 0;) {
-    for (std::size_t j = i + 1; j < n; ++j) {
-      x[i] -= static_cast<double>(feedback.u[i * n + j]) * x[j];
-    }
-  }
-  for (std::size_t i = 0; i < n; ++i) x[i] /= static_cast<double>(feedback.d[i]);
-  for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t j = i + 1; j < n; ++j) {
-      x[j] -= static_cast<double>(feedback.u[i * n + j]) * x[i];
-    }
-  }
-}
-
-// row: [cols]; missed: [cols], errors of the columns that stay. The columns are first moved by what
-// the errors that stay make of them, then rounded one after the other (gptq/realize.h).
-void round_compensated(PanelEdit& edit, int r, const float* row, const std::vector<float>& missed,
-                       std::span<const std::size_t> groups, const Compensation& by, RangeKind range,
-                       std::span<const float> importance, const MatrixView& layout) {
-  const std::size_t n = by.columns.size(), cols = missed.size();
-  std::vector<double> shift(n);
-  for (std::size_t t = 0; t < n && n < cols; ++t) {
-    const float* cross = by.cross.data() + t * cols;
-    double sum = 0;
-    for (std::size_t c = 0; c < cols; ++c) sum += static_cast<double>(cross[c] * missed[c]);
-    shift[t] = sum;
-  }
-  if (n < cols) solve(by.feedback, shift);
-  std::vector<float> targets(row, row + cols);
-  for (std::size_t t = 0; t < n; ++t) {
-    targets[static_cast<std::size_t>(by.columns[t])] += static_cast<float>(shift[t]);
-  }
-  for (const std::size_t g : groups) {
-    edit.grid(g, r) = fit_columns(targets.data(), edit.groups()[g], layout, range, importance);
-  }
-  std::vector<float> moved(n);
-  for (std::size_t t = 0; t < n; ++t) moved[t] = targets[static_cast<std::size_t>(by.columns[t])];
-  const std::vector<float> wanted = moved;
-  for (std::size_t t = 0; t < n; ++t) {
-    const std::size_t g = groups[by.group[t]];
-    std::uint8_t& code =
-        edit.group_codes(g, r)[by.columns[t] - static_cast<std::int32_t>(edit.groups()[g].begin)];
-    const float error = wanted[t] - nearest_value(moved[t], edit.grid(g, r), edit.bits(g), code);
-    const float* u = by.feedback.u.data() + t * n;
-    for (std::size_t k = t + 1; k < n; ++k) moved[k] += error * u[k];
-  }
-}
-
 std::vector<float> missed_by(PanelEdit& edit, int r, const float* row, std::int64_t cols) {
   std::vector<float> missed(static_cast<std::size_t>(cols));
   for (std::size_t g = 0; g < edit.groups().size(); ++g) {
@@ -235,9 +142,63 @@ std::vector<float> missed_by(PanelEdit& edit, int r, const float* row, std::int6
   return missed;
 }
 
+// Rounds some column groups of single rows.
+class Rounder {
+ public:
+  Rounder(std::vector<std::size_t> groups, const Rounding& by, const MatrixView& layout,
+          ThreadPool& pool)
+      : groups_(std::move(groups)), range_(by.range), layout_(layout) {
+    if (by.weighted) importance_ = by.moments->diagonal();
+    if (by.damping) compensation_.emplace(layout, groups_, *by.moments, *by.damping, pool);
+  }
+  // Rows `places` of the panel; row(place) [cols] is what they are to approximate.
+  template <typename Row>
+  void round(PanelEdit& edit, std::span<const int> places, Row&& row) const {
+    if (compensation_) return compensate(edit, places, row);
+    for (const int r : places) {
+      for (const std::size_t g : groups_) {
+        const ColumnGroup& group = edit.groups()[g];
+        edit.grid(g, r) = fit_columns(row(r), group, layout_, range_, importance_);
+        encode_group({row(r) + group.begin, static_cast<std::size_t>(group.end - group.begin)},
+                     edit.grid(g, r), edit.bits(g), edit.group_codes(g, r));
+      }
+    }
+  }
+
+ private:
+  template <typename Row>
+  void compensate(PanelEdit& edit, std::span<const int> places, Row&& row) const {
+    std::vector<std::vector<float>> missed(places.size());
+    std::vector<RowToCompensate> rows;
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      if (!compensation_->none_stays()) {
+        missed[i] = missed_by(edit, places[i], row(places[i]), layout_.cols);
+      }
+      rows.push_back({row(places[i]), missed[i]});
+    }
+    const std::vector<CompensatedRow> made = compensation_->round(rows, range_, importance_);
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      put(edit, places[i], made[i]);
+    }
+  }
+  void put(PanelEdit& edit, int r, const CompensatedRow& made) const {
+    for (std::size_t i = 0; i < groups_.size(); ++i) edit.grid(groups_[i], r) = made.grids[i];
+    for (std::size_t t = 0; t < made.codes.size(); ++t) {
+      const std::size_t g = groups_[compensation_->group_of_turn()[t]];
+      edit.group_codes(g, r)[compensation_->columns()[t] - edit.groups()[g].begin] = made.codes[t];
+    }
+  }
+
+  std::vector<std::size_t> groups_;
+  RangeKind range_;
+  const MatrixView& layout_;
+  std::vector<float> importance_;
+  std::optional<Compensation> compensation_;
+};
+
 }  // namespace
 
-void move_rows(const MatrixView& start, std::span<const RowMove> moves, const QuantizedMatrix& out,
+void move_rows(const MatrixView& before, std::span<const RowMove> moves, const QuantizedMatrix& out,
                ThreadPool& pool) {
   std::vector<std::int64_t> panels;
   for (const RowMove& move : moves) panels.push_back(move.place / kPanelRows);
@@ -245,53 +206,41 @@ void move_rows(const MatrixView& start, std::span<const RowMove> moves, const Qu
     for (const RowMove& move : moves) {
       if (move.place / kPanelRows != panel) continue;
       const auto r = static_cast<int>(move.place % kPanelRows);
-      edit.read_row(start, move.from, r);
+      edit.read_row(before, move.from, r);
       if (move.factor == 1) continue;
       for (std::size_t g = 0; g < edit.groups().size(); ++g) {
-        const Band& band = start.bands[static_cast<std::size_t>(edit.groups()[g].band)];
+        const Band& band = before.bands[static_cast<std::size_t>(edit.groups()[g].band)];
         edit.grid(g, r) = scaled(edit.grid(g, r), move.factor, band);
       }
     }
   });
 }
 
-void round_rows(const float* weights, std::span<const std::int64_t> places, RangeKind range,
-                std::span<const float> importance, const QuantizedMatrix& out, ThreadPool& pool) {
+void round_rows(const float* weights, std::span<const std::int64_t> places,
+                const Rounding& rounding, const QuantizedMatrix& out, ThreadPool& pool) {
+  if (places.empty()) return;
+  const Rounder rounder(all_groups(out.view), rounding, out.view, pool);
   std::vector<std::int64_t> panels;
   for (const std::int64_t place : places) panels.push_back(place / kPanelRows);
   edit_panels(std::move(panels), out, pool, [&](PanelEdit& edit, std::int64_t panel) {
+    std::vector<int> in_panel;
     for (const std::int64_t place : places) {
-      if (place / kPanelRows != panel) continue;
-      const auto r = static_cast<int>(place % kPanelRows);
-      for (std::size_t g = 0; g < edit.groups().size(); ++g) {
-        round_group(edit, g, r, weights + place * out.view.cols, range, importance, out.view);
-      }
+      if (place / kPanelRows == panel) in_panel.push_back(static_cast<int>(place % kPanelRows));
     }
+    rounder.round(edit, in_panel,
+                  [&](int r) { return weights + (panel * kPanelRows + r) * out.view.cols; });
   });
 }
 
 void round_groups(const float* weights, std::span<const std::size_t> groups,
-                  const ColumnRounding& rounding, const QuantizedMatrix& out, ThreadPool& pool) {
+                  const Rounding& rounding, const QuantizedMatrix& out, ThreadPool& pool) {
   if (groups.empty()) return;
-  const std::int64_t cols = out.view.cols;
-  std::vector<float> importance;
-  if (rounding.weighted) importance = rounding.moments->diagonal();
-  std::optional<Compensation> by;
-  if (rounding.damping) {
-    by = compensation_for(out.view, groups, *rounding.moments, *rounding.damping, pool);
-  }
+  const Rounder rounder({groups.begin(), groups.end()}, rounding, out.view, pool);
   edit_panels(all_panels(out.view.rows), out, pool, [&](PanelEdit& edit, std::int64_t panel) {
-    for (int r = 0; r < edit.n_rows(); ++r) {
-      const float* row = weights + (panel * kPanelRows + r) * cols;
-      if (by) {
-        round_compensated(edit, r, row, missed_by(edit, r, row, cols), groups, *by, rounding.range,
-                          importance, out.view);
-        continue;
-      }
-      for (const std::size_t g : groups) {
-        round_group(edit, g, r, row, rounding.range, importance, out.view);
-      }
-    }
+    std::vector<int> all(static_cast<std::size_t>(edit.n_rows()));
+    std::iota(all.begin(), all.end(), 0);
+    rounder.round(edit, all,
+                  [&](int r) { return weights + (panel * kPanelRows + r) * out.view.cols; });
   });
 }
 

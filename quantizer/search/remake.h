@@ -15,20 +15,16 @@
 
 namespace tenfold {
 
-// Row `place` of `out` becomes row from(place) of `start` times factor(place) > 0: its codes are
-// unchanged, and its grids are scaled from those of `start`, in f16. Both have one layout.
+// Row `place` of `out` becomes row from(place) of `before` times factor(place) > 0: its codes are
+// unchanged, and its grids are scaled, in f16. Both have one layout.
 struct RowMove {
   std::int64_t place = 0, from = 0;
   float factor = 1;
 };
-void move_rows(const MatrixView& start, std::span<const RowMove> moves, const QuantizedMatrix& out,
+void move_rows(const MatrixView& before, std::span<const RowMove> moves, const QuantizedMatrix& out,
                ThreadPool& pool);
 
-// Rows `places` of `out` are rounded anew to `weights` [rows, cols]; importance: [cols] or empty.
-void round_rows(const float* weights, std::span<const std::int64_t> places, RangeKind range,
-                std::span<const float> importance, const QuantizedMatrix& out, ThreadPool& pool);
-
-struct ColumnRounding {
+struct Rounding {
   RangeKind range = RangeKind::mse;
   bool weighted = false;  // ranges: errors count by the mean square of their input
   // Second moments of the inputs as `weights` meets them; may be null where nothing looks at them.
@@ -37,9 +33,11 @@ struct ColumnRounding {
   // inputs first; absent: to the nearest.
   std::optional<double> damping;
 };
-// The column groups `groups` (indices of column_groups()) of all rows of `out` are rounded anew to
-// `weights` [rows, cols].
+// Rows `places` of `out` are rounded anew to `weights` [rows, cols].
+void round_rows(const float* weights, std::span<const std::int64_t> places,
+                const Rounding& rounding, const QuantizedMatrix& out, ThreadPool& pool);
+// The column groups `groups` (indices of column_groups()) of all rows, likewise.
 void round_groups(const float* weights, std::span<const std::size_t> groups,
-                  const ColumnRounding& rounding, const QuantizedMatrix& out, ThreadPool& pool);
+                  const Rounding& rounding, const QuantizedMatrix& out, ThreadPool& pool);
 
 }  // namespace tenfold

@@ -1,7 +1,8 @@
 #pragma once
-// A cheap guess at what a change of a matrix's columns does: the square errors of its weights when
-// rounded, each column's counted by the mean square of its input. It sees one matrix and no
-// correlations; the true loss decides.
+// A cheap guess at what a change of columns does to the matrices that read them: the square errors
+// of their weights when rounded, each column's counted by the mean square of its input, relative to
+// what the matrix holds. It looks at up to 128 rows of each matrix and sees no correlations; the
+// true loss decides.
 
 #include <cstdint>
 #include <span>
@@ -24,34 +25,51 @@ struct ColumnChange {
 
 class Screen {
  public:
-  // weights: [rows, cols], the accepted columns; power: mean squares of their inputs; weighted:
-  // also ranges count errors by them. All outlive this.
-  Screen(const float* weights, const MatrixView& layout, RangeKind range, bool weighted,
+  struct Matrix {
+    const float* weights;  // [rows, cols], the accepted columns
+    const MatrixView* layout;
+  };
+  // power: mean squares of the inputs, of all matrices; weighted: also ranges count errors by them.
+  // All outlive this.
+  Screen(std::span<const Matrix> matrices, RangeKind range, bool weighted,
          std::span<const float> power, ThreadPool& pool);
 
   const ColumnChange& change() const noexcept { return change_; }
-  std::size_t group_of(std::int64_t col) const { return group_of_[static_cast<std::size_t>(col)]; }
+  // Of the first matrix.
+  std::size_t group_of(std::int64_t col) const {
+    return matrices_.front().group_of[static_cast<std::size_t>(col)];
+  }
 
   // Takes the change over where it lowers the error; true where it did. `columns`: those in which
   // it differs from change().
   bool improve(const ColumnChange& next, std::span<const std::int64_t> columns);
 
  private:
-  double group_error(const ColumnChange& change, std::size_t group);
+  struct Screened {
+    const float* weights;
+    const MatrixView* layout;
+    std::vector<std::int64_t> rows;  // those looked at
+    std::vector<ColumnGroup> groups;
+    std::vector<std::size_t> group_of;     // of each column
+    std::vector<std::vector<Grid>> grids;  // of each group: of those rows, as accepted
+    std::vector<double> errors;            // of each group
+    double held = 0;                       // what the errors are relative to
+  };
+  struct Fitted {
+    std::vector<Grid> grids;
+    double error = 0;
+  };
+  Screened begin(const Matrix& matrix);
+  Fitted fit(const ColumnChange& change, const Screened& of, std::size_t group);
 
-  const float* weights_;
-  const MatrixView& layout_;
+  std::vector<Screened> matrices_;
   RangeKind range_;
   bool weighted_;
   std::span<const float> power_;
   ThreadPool& pool_;
-  std::vector<ColumnGroup> groups_;
-  std::vector<std::size_t> group_of_;
   ColumnChange change_;
-  std::vector<double> errors_;            // of each group
   std::vector<float> importance_;         // [cols]
   std::vector<std::vector<float>> rows_;  // of each thread
-  std::vector<double> chunk_errors_;
 };
 
 }  // namespace tenfold

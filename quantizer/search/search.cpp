@@ -29,6 +29,37 @@ std::vector<float> multiplied(const RowReader& rows, const Factors& factors) {
   return weights;
 }
 
+// Whether anything that is asked for can be tried on it.
+bool moves(const Coupling& coupling, const SearchOptions& options) {
+  if (coupling.channels < 2) return false;
+  // Screened rotations are exact ones.
+  const bool turns = coupling.rotation == Exactness::exact ||
+                     (coupling.rotation != Exactness::none && options.local == 0);
+  return (options.permute && coupling.permutation != Exactness::none) ||
+         (options.scale && coupling.scale != Exactness::none) || (options.rotate && turns);
+}
+
+// Of the coupling's channels, and nothing that it does not allow.
+bool fits(const ChannelTransform& transform, const Coupling& coupling) {
+  const auto n = static_cast<std::size_t>(coupling.channels);
+  if (transform.order.size() != n || transform.scale.size() != n) return false;
+  if (transform.angle.size() != n / 2) return false;
+  const auto usable = [](float scale) { return std::isfinite(scale) && scale > 0; };
+  const auto finite = [](float angle) { return std::isfinite(angle); };
+  if (!std::all_of(transform.scale.begin(), transform.scale.end(), usable)) return false;
+  if (!std::all_of(transform.angle.begin(), transform.angle.end(), finite)) return false;
+  std::vector<bool> seen(n);
+  for (const std::int32_t channel : transform.order) {
+    if (channel < 0 || static_cast<std::size_t>(channel) >= n) return false;
+    if (seen[static_cast<std::size_t>(channel)]) return false;
+    seen[static_cast<std::size_t>(channel)] = true;
+  }
+  const ChannelTransform none(coupling.channels);
+  return (coupling.permutation != Exactness::none || transform.order == none.order) &&
+         (coupling.scale != Exactness::none || transform.scale == none.scale) &&
+         (coupling.rotation != Exactness::none || transform.angle == none.angle);
+}
+
 }  // namespace
 
 nlohmann::ordered_json to_json(const SearchStep& step) {
@@ -116,28 +147,12 @@ SearchState read_search_state(const nlohmann::json& json, const DecoderSpec& spe
   } catch (const nlohmann::json::exception& error) {
     throw_file_error(name, "is no state of a search: {}", error.what());
   }
-  const auto fits = [&](const std::vector<ChannelTransform>& layer) {
-    if (layer.size() != couplings.size()) return false;
-    for (std::size_t c = 0; c < layer.size(); ++c) {
-      const auto n = static_cast<std::size_t>(couplings[c].channels);
-      std::vector<bool> seen(n);
-      if (layer[c].order.size() != n || layer[c].scale.size() != n) return false;
-      if (layer[c].angle.size() != n / 2) return false;
-      const auto usable = [](float scale) { return std::isfinite(scale) && scale > 0; };
-      const auto finite = [](float angle) { return std::isfinite(angle); };
-      if (!std::all_of(layer[c].scale.begin(), layer[c].scale.end(), usable)) return false;
-      if (!std::all_of(layer[c].angle.begin(), layer[c].angle.end(), finite)) return false;
-      for (const std::int32_t channel : layer[c].order) {
-        if (channel < 0 || static_cast<std::size_t>(channel) >= n) return false;
-        if (seen[static_cast<std::size_t>(channel)]) return false;
-        seen[static_cast<std::size_t>(channel)] = true;
-      }
-    }
-    return true;
+  const auto all_fit = [&](const std::vector<ChannelTransform>& layer) {
+    return std::equal(layer.begin(), layer.end(), couplings.begin(), couplings.end(), fits);
   };
   if (state.steps < 0 || !(state.start.nll > 0) || !(state.start.mse >= 0) ||
       state.transforms.size() != static_cast<std::size_t>(spec.layers) ||
-      !std::all_of(state.transforms.begin(), state.transforms.end(), fits)) {
+      !std::all_of(state.transforms.begin(), state.transforms.end(), all_fit)) {
     throw_file_error(name, "is the state of a search over another model");
   }
   return state;
@@ -155,13 +170,17 @@ Search::Search(const std::vector<ModelTensor>& tensors, const std::vector<LayerF
       pool_(pool),
       couplings_(couplings_of(model.spec())) {
   const SearchOptions& options = recipe_.search;
-  const std::pair<bool, const char*> kinds[] = {
-      {options.ffn, "ffn"}, {options.values, "vo"}, {options.queries, "qk"}};
+  const std::pair<bool, const char*> kinds[] = {{options.ffn, "ffn"},
+                                                {options.values, "vo"},
+                                                {options.queries, "qk"},
+                                                {options.norms, "norm"}};
   for (const auto& [searched, kind] : kinds) {
     if (!searched) continue;
     std::vector<std::size_t>& of_kind = searched_.emplace_back();
     for (std::size_t c = 0; c < couplings_.size(); ++c) {
-      if (couplings_[c].name.starts_with(kind) && couplings_[c].channels > 1) of_kind.push_back(c);
+      if (couplings_[c].name.starts_with(kind) && moves(couplings_[c], options)) {
+        of_kind.push_back(c);
+      }
     }
     if (of_kind.empty()) searched_.pop_back();
   }
@@ -184,6 +203,10 @@ void Search::resume(SearchState state) {
 
 FloatLayer Search::source_layer(std::int64_t layer) const {
   FloatLayer result;
+  const LayerWeights& start = start_.weights().layers[static_cast<std::size_t>(layer)];
+  for (const LayerNorm norm : {LayerNorm::attn, LayerNorm::ffn}) {
+    result[norm] = norm_of(start, norm);
+  }
   for (const ModelTensor& tensor : tensors_) {
     if (layer_of(tensor.info.name) != layer || !tensor.info.is_matrix()) continue;
     const LayerMatrix role = layer_matrix(tensor.info.name);
@@ -192,7 +215,7 @@ FloatLayer Search::source_layer(std::int64_t layer) const {
     part.cols = tensor.rows.cols();
     part.weight = multiplied(
         tensor.rows, factors_[static_cast<std::size_t>(layer)][static_cast<std::size_t>(role)]);
-    part.bias = dense_of(start_.weights().layers[static_cast<std::size_t>(layer)], role).bias;
+    part.bias = dense_of(start, role).bias;
   }
   return result;
 }
@@ -203,12 +226,17 @@ void Search::visit(std::int64_t layer) {
   Remaking remaking{recipe_.range, weighs_ranges(recipe_), std::nullopt};
   if (recipe_.method == Method::gptq) remaking.damping = recipe_.damping;
   layer_.reset();
-  moments_ = {};
-  layer_.emplace(couplings_, source_layer(layer), start_.weights().layers[i],
-                 model_.weights().layers[i], state_.transforms[i], remaking, pool_);
+  forget_inputs();
+  layer_.emplace(couplings_, source_layer(layer), model_.weights().layers[i], state_.transforms[i],
+                 remaking, pool_);
   visited_ = layer;
   if (state_.layer != layer) state_.observed = {};
   state_.layer = layer;
+}
+
+void Search::forget_inputs() {
+  moments_ = {};
+  compensations_.clear();
 }
 
 const Hessian& Search::moments(LinearInput input, std::int64_t cols) {
@@ -234,14 +262,20 @@ std::optional<ChannelTransform> Search::propose_turn(std::size_t c, StepRandom& 
   const Coupling& coupling = couplings_[c];
   const LayerMatrix first = coupling.makers.front().matrix;
   const std::int64_t cols = layer_->layout(first).cols;
-  const std::vector<float> power = moments(input_of(first), cols).diagonal();
+  const Hessian& inputs = moments(input_of(first), cols);  // of all makers
+  const std::vector<float> power = inputs.diagonal();
   RowScreen screen;
   screen.cols = cols;
   screen.range = recipe_.range;
   screen.weighted = weighs_ranges(recipe_);
   for (const Coupling::Maker& maker : coupling.makers) {
-    screen.makers.push_back({layer_->source()[maker.matrix].weight.data() + maker.first * cols,
-                             &layer_->layout(maker.matrix), power});
+    const MatrixView& layout = layer_->layout(maker.matrix);
+    RowScreen::Maker& screened = screen.makers.emplace_back(
+        RowScreen::Maker{layer_->columns(maker.matrix) + maker.first * cols, &layout, power});
+    if (recipe_.method != Method::gptq) continue;
+    const auto made = compensations_.try_emplace(maker.matrix, layout, all_groups(layout), inputs,
+                                                 recipe_.damping, pool_);
+    screened.compensation = &made.first->second;
   }
   state_.counts.proposals += recipe_.search.local;
   return screened_turn(state_.transforms[static_cast<std::size_t>(visited_)][c], coupling,
@@ -264,8 +298,12 @@ std::optional<ChannelTransform> Search::propose(std::size_t c, StepRandom& rando
   const LayerMatrix reader = coupling.readers.front().matrix;
   const MatrixView& layout = layer_->layout(reader);
   const std::vector<float> power = moments(input_of(reader), layout.cols).diagonal();
-  Screen screen(layer_->columns(reader), layout, recipe_.range, weighs_ranges(recipe_), power,
-                pool_);
+  std::vector<Screen::Matrix> matrices;
+  for (const Coupling::Reader& one : coupling.readers) {
+    const Screen::Matrix matrix{layer_->columns(one.matrix), &layer_->layout(one.matrix)};
+    if (matrices.empty() || matrices.back().weights != matrix.weights) matrices.push_back(matrix);
+  }
+  Screen screen(matrices, recipe_.range, weighs_ranges(recipe_), power, pool_);
   state_.counts.proposals += options.local;
   return screened_move(now, coupling, options, screen, power, layer_->columns(reader), layout.rows,
                        layout.cols, random);
@@ -308,13 +346,9 @@ SearchStep Search::take_step() {
     return weighs ? &moments(input_of(matrix), layer_->layout(matrix).cols) : nullptr;
   };
   const Coupling& coupling = couplings_[c];
-  std::vector<float> row_importance;
-  const bool turned =
-      std::any_of(next->angle.begin(), next->angle.end(), [](float angle) { return angle != 0; });
-  if (turned && weighs) row_importance = seen_by(coupling.makers.front().matrix)->diagonal();
-  layer_->apply(c, *next,
-                coupling.readers.empty() ? nullptr : seen_by(coupling.readers.front().matrix),
-                row_importance);
+  const bool turned = next->angle != state_.transforms[static_cast<std::size_t>(visited_)][c].angle;
+  layer_->apply(c, *next, turned ? seen_by(coupling.makers.front().matrix) : nullptr,
+                coupling.readers.empty() ? nullptr : seen_by(coupling.readers.front().matrix));
   ++state_.counts.confirmed;
   const std::optional<double> loss = objective_.trial(visited_);
   if (!loss || !(*loss < objective_.loss())) {  // nor where it is no number
@@ -324,7 +358,7 @@ SearchStep Search::take_step() {
   }
   layer_->accept();
   objective_.accept();
-  moments_ = {};
+  forget_inputs();
   state_.observed = {};
   ++state_.counts.accepted;
   step.outcome = "accepted";

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -17,6 +18,7 @@
 #include "models/decoder.h"
 #include "quantizer/plan.h"
 #include "quantizer/random.h"
+#include "quantizer/search/compensation.h"
 #include "quantizer/search/objective.h"
 #include "quantizer/search/options.h"
 #include "quantizer/search/searched_layer.h"
@@ -98,8 +100,10 @@ class Search {
   SearchState state_;
   std::int64_t visited_ = -1;
   std::optional<SearchedLayer> layer_;
-  // Of the layer's inputs, as accepted.
+  void forget_inputs();
+  // Of the layer's inputs, as accepted, and of all columns of matrices that read them.
   std::array<std::optional<Hessian>, kLayerInputs> moments_;
+  std::map<LayerMatrix, Compensation> compensations_;
 };
 
 }  // namespace tenfold

@@ -34,6 +34,12 @@ void write_model(const ModelSource& start, const Decoder& model, GgufMetadata me
                  const std::filesystem::path& path, bool overwrite) {
   std::map<std::string, std::span<const std::byte>, std::less<>> changed;
   for (std::size_t i = 0; i < model.weights().layers.size(); ++i) {
+    for (const LayerNorm role : {LayerNorm::attn, LayerNorm::ffn}) {
+      const Norm& norm = norm_of(model.weights().layers[i], role);
+      const std::string name = tensor_name(static_cast<std::int64_t>(i), role);
+      changed[name + ".weight"] = std::as_bytes(std::span(norm.weight));
+      changed[name + ".bias"] = std::as_bytes(std::span(norm.bias));
+    }
     for (std::size_t m = 0; m < kLayerMatrices; ++m) {
       const Dense& dense = dense_of(model.weights().layers[i], static_cast<LayerMatrix>(m));
       if (dense.weight.view.empty()) continue;
@@ -178,7 +184,7 @@ class SearchRun {
     const auto sequences = static_cast<std::int64_t>(calibration.sequences.size());
     const std::int64_t held_out = held_out_sequences(sequences);
     Objective objective(*model, *teacher, calibration, held_out,
-                        {wanted.alpha, wanted.matched, wanted.early},
+                        {wanted.alpha, wanted.matched, wanted.early, wanted.target},
                         {pool_.size(), options_.isa, checkpoint_->folder(), options_.spill_above},
                         [this] { look_for_interrupt(); });
     teacher.reset();
@@ -240,6 +246,7 @@ class SearchRun {
     nlohmann::ordered_json json{{"steps", state.steps}};
     json.update(to_json(state.counts));
     json["start"] = to_json(state.start);
+    json["start_held_out"] = state.start_held_out;
     json["loss"] = objective.loss();
     json["held_out"] = objective.held_out_loss();
     json["history"] = nlohmann::ordered_json::array();

@@ -9,15 +9,26 @@
 namespace tenfold {
 namespace {
 
+bool turns(const ChannelTransform& a, const ChannelTransform& b, std::size_t channel) {
+  return channel / 2 < a.angle.size() && a.angle[channel / 2] != b.angle[channel / 2];
+}
+
 bool same_place(const ChannelTransform& a, const ChannelTransform& b, std::size_t place) {
   if (a.order[place] != b.order[place]) return false;
   const auto channel = static_cast<std::size_t>(a.order[place]);
-  const bool turns = channel / 2 < a.angle.size() && a.angle[channel / 2] != b.angle[channel / 2];
-  return !turns && a.scale[channel] == b.scale[channel];
+  return !turns(a, b, channel) && a.scale[channel] == b.scale[channel];
 }
 
-bool turned(const ChannelTransform& transform, std::size_t channel) {
-  return channel / 2 < transform.angle.size() && transform.angle[channel / 2] != 0;
+// Of makers or readers, each once.
+template <typename Parts>
+std::vector<LayerMatrix> matrices_of(const Parts& parts) {
+  std::vector<LayerMatrix> matrices;
+  for (const auto& part : parts) {
+    if (std::find(matrices.begin(), matrices.end(), part.matrix) == matrices.end()) {
+      matrices.push_back(part.matrix);
+    }
+  }
+  return matrices;
 }
 
 // Of the readers' inputs once their channels stand as `next` has them: back to the source's order
@@ -41,6 +52,7 @@ Hessian moved_moments(const Hessian& moments, const Coupling& coupling,
   }
   Hessian source = moments.of(back, unscale);
   for (const Coupling::Reader& reader : coupling.readers) {
+    if (reader.matrix != coupling.readers.front().matrix) break;  // all have the same inputs
     for (std::size_t pair = 0; pair < next.angle.size(); ++pair) {
       const float angle = next.angle[pair] - before.angle[pair];
       if (angle != 0) source.turn(reader.first + 2 * static_cast<std::int64_t>(pair), angle);
@@ -52,21 +64,15 @@ Hessian moved_moments(const Hessian& moments, const Coupling& coupling,
 }  // namespace
 
 SearchedLayer::SearchedLayer(const std::vector<Coupling>& couplings, FloatLayer source,
-                             const LayerWeights& start, LayerWeights& now,
-                             std::vector<ChannelTransform>& transforms, const Remaking& remaking,
-                             ThreadPool& pool)
+                             LayerWeights& now, std::vector<ChannelTransform>& transforms,
+                             const Remaking& remaking, ThreadPool& pool)
     : couplings_(couplings),
       source_(std::move(source)),
-      start_(start),
+      columns_(source_),
       now_(now),
       transforms_(transforms),
       remaking_(remaking),
       pool_(pool) {
-  for (const Coupling& coupling : couplings_) {
-    for (const Coupling::Reader& reader : coupling.readers) {
-      columns_[reader.matrix] = source_[reader.matrix];
-    }
-  }
   for (std::size_t c = 0; c < couplings_.size(); ++c) {
     for (const Coupling::Reader& reader : couplings_[c].readers) {
       transform_columns(source_[reader.matrix], reader, transforms_[c], columns_[reader.matrix]);
@@ -78,64 +84,80 @@ const MatrixView& SearchedLayer::layout(LayerMatrix matrix) const {
   return dense_of(now_, matrix).weight.view;
 }
 
-void SearchedLayer::keep(LayerMatrix matrix) {
-  for (const Kept& kept : kept_) {
-    if (kept.matrix == matrix) return;
-  }
+// Returns the matrix as accepted; the model goes on with memory that may be written to.
+const Dense& SearchedLayer::keep(LayerMatrix matrix) {
   Dense& dense = dense_of(now_, matrix);
   QuantizedMatrix copy = copy_matrix(dense.weight.view);
-  std::swap(copy, dense.weight);  // the model goes on with memory that may be written to
-  kept_.push_back({matrix, {std::move(copy), dense.bias}, columns_[matrix].weight});
+  std::swap(copy, dense.weight);
+  kept_.push_back({matrix, {std::move(copy), dense.bias}, {}});
+  return kept_.back().dense;
 }
 
-void SearchedLayer::apply(std::size_t c, const ChannelTransform& next, const Hessian* moments,
-                          std::span<const float> row_importance) {
+void SearchedLayer::apply(std::size_t c, const ChannelTransform& next, const Hessian* maker_moments,
+                          const Hessian* reader_moments) {
   const ChannelTransform& before = transforms_[c];
+  const Coupling& coupling = couplings_[c];
   applied_.emplace(c, next);
-  for (const Coupling::Maker& maker : couplings_[c].makers) {
-    make_rows(maker, before, next, row_importance);
+  for (const LayerMatrix matrix : matrices_of(coupling.makers)) {
+    make_rows(matrix, coupling, before, next, maker_moments);
   }
-  make_columns(couplings_[c], before, next, moments);
+  if (coupling.norm) {
+    Norm& norm = norm_of(now_, *coupling.norm);
+    kept_norm_.emplace(*coupling.norm, norm);
+    transform_norm(source_[*coupling.norm], next, norm);
+  }
+  std::optional<Hessian> moved;
+  if (reader_moments != nullptr) moved = moved_moments(*reader_moments, coupling, before, next);
+  for (const LayerMatrix matrix : matrices_of(coupling.readers)) {
+    make_columns(matrix, coupling, before, next, moved ? &*moved : nullptr);
+  }
 }
 
-void SearchedLayer::make_rows(const Coupling::Maker& maker, const ChannelTransform& before,
-                              const ChannelTransform& next, std::span<const float> importance) {
+// Rows that turned are rounded anew; others take their codes to their places.
+void SearchedLayer::make_rows(LayerMatrix matrix, const Coupling& coupling,
+                              const ChannelTransform& before, const ChannelTransform& next,
+                              const Hessian* moments) {
+  std::vector<std::int64_t> place_before(before.order.size());
+  for (std::size_t place = 0; place < before.order.size(); ++place) {
+    place_before[static_cast<std::size_t>(before.order[place])] = static_cast<std::int64_t>(place);
+  }
   std::vector<RowMove> moves;
   std::vector<std::int64_t> rounded;
-  for (std::size_t place = 0; place < next.order.size(); ++place) {
-    if (same_place(before, next, place)) continue;
-    const auto channel = static_cast<std::size_t>(next.order[place]);
-    const std::int64_t row = maker.first + static_cast<std::int64_t>(place);
-    if (turned(next, channel)) {
-      rounded.push_back(row);
-      continue;
+  for (const Coupling::Maker& maker : coupling.makers) {
+    if (maker.matrix != matrix) continue;
+    for (std::size_t place = 0; place < next.order.size(); ++place) {
+      if (same_place(before, next, place)) continue;
+      const auto channel = static_cast<std::size_t>(next.order[place]);
+      const std::int64_t row = maker.first + static_cast<std::int64_t>(place);
+      if (turns(before, next, channel)) {
+        rounded.push_back(row);
+        continue;
+      }
+      const RowMove move{row, maker.first + place_before[channel],
+                         power_of(next.scale[channel] / before.scale[channel], maker.power)};
+      if (move.from != move.place || move.factor != 1) moves.push_back(move);
     }
-    moves.push_back({row, maker.first + static_cast<std::int64_t>(channel),
-                     power_of(next.scale[channel], maker.power)});
   }
   if (moves.empty() && rounded.empty()) return;
-  keep(maker.matrix);
-  Dense& dense = dense_of(now_, maker.matrix);
-  move_rows(dense_of(start_, maker.matrix).weight.view, moves, dense.weight, pool_);
+  const Dense& accepted = keep(matrix);
+  Dense& dense = dense_of(now_, matrix);
+  move_rows(accepted.weight.view, moves, dense.weight, pool_);
   if (rounded.empty() && dense.bias.empty()) return;
-  FloatLayer::Part made = source_[maker.matrix];
-  transform_rows(source_[maker.matrix], maker, next, made);
-  round_rows(made.weight.data(), rounded, remaking_.range,
-             remaking_.weighted ? importance : std::span<const float>(), dense.weight, pool_);
-  if (!dense.bias.empty()) {
-    std::copy_n(made.bias.begin() + maker.first, next.order.size(),
-                dense.bias.begin() + maker.first);
-  }
+  FloatLayer::Part made = wanted(matrix);
+  round_rows(made.weight.data(), rounded,
+             {remaking_.range, remaking_.weighted, moments, remaking_.damping}, dense.weight,
+             pool_);
+  dense.bias = std::move(made.bias);
 }
 
-void SearchedLayer::make_columns(const Coupling& coupling, const ChannelTransform& before,
-                                 const ChannelTransform& next, const Hessian* moments) {
-  if (coupling.readers.empty()) return;
-  const LayerMatrix matrix = coupling.readers.front().matrix;  // of all readers
+void SearchedLayer::make_columns(LayerMatrix matrix, const Coupling& coupling,
+                                 const ChannelTransform& before, const ChannelTransform& next,
+                                 const Hessian* moments) {
   const MatrixView& view = layout(matrix);
   const std::vector<ColumnGroup> groups = column_groups(view);
   std::vector<bool> changed(static_cast<std::size_t>(view.cols));
   for (const Coupling::Reader& reader : coupling.readers) {
+    if (reader.matrix != matrix) continue;
     for (std::size_t place = 0; place < next.order.size(); ++place) {
       if (same_place(before, next, place)) continue;
       changed[static_cast<std::size_t>(reader.first) + place] = true;
@@ -150,28 +172,55 @@ void SearchedLayer::make_columns(const Coupling& coupling, const ChannelTransfor
   }
   if (touched.empty()) return;
   keep(matrix);
+  kept_.back().columns = columns_[matrix].weight;
   for (const Coupling::Reader& reader : coupling.readers) {
+    if (reader.matrix != matrix) continue;
     transform_columns(source_[matrix], reader, next, columns_[matrix]);
   }
-  std::optional<Hessian> moved;
-  if (moments != nullptr) moved = moved_moments(*moments, coupling, before, next);
-  round_groups(columns_[matrix].weight.data(), touched,
-               {remaking_.range, remaking_.weighted, moved ? &*moved : nullptr, remaking_.damping},
-               dense_of(now_, matrix).weight, pool_);
+  const Rounding rounding{remaking_.range, remaking_.weighted, moments, remaking_.damping};
+  const QuantizedMatrix& out = dense_of(now_, matrix).weight;
+  if (rows_move(matrix)) {
+    round_groups(wanted(matrix).weight.data(), touched, rounding, out, pool_);
+  } else {
+    round_groups(columns(matrix), touched, rounding, out, pool_);
+  }
+}
+
+bool SearchedLayer::rows_move(LayerMatrix matrix) const {
+  return std::any_of(couplings_.begin(), couplings_.end(), [&](const Coupling& coupling) {
+    return std::any_of(coupling.makers.begin(), coupling.makers.end(),
+                       [&](const Coupling::Maker& maker) { return maker.matrix == matrix; });
+  });
+}
+
+// What the packed matrix approximates, with what is applied.
+FloatLayer::Part SearchedLayer::wanted(LayerMatrix matrix) const {
+  FloatLayer::Part made = columns_[matrix];
+  for (std::size_t c = 0; c < couplings_.size(); ++c) {
+    for (const Coupling::Maker& maker : couplings_[c].makers) {
+      if (maker.matrix != matrix) continue;
+      const bool applied = applied_ && applied_->first == c;
+      transform_rows(columns_[matrix], maker, applied ? applied_->second : transforms_[c], made);
+    }
+  }
+  return made;
 }
 
 void SearchedLayer::accept() {
   transforms_[applied_->first] = std::move(applied_->second);
   applied_.reset();
   kept_.clear();
+  kept_norm_.reset();
 }
 
 void SearchedLayer::undo() {
   for (Kept& kept : kept_) {
     dense_of(now_, kept.matrix) = std::move(kept.dense);
-    columns_[kept.matrix].weight = std::move(kept.columns);
+    if (!kept.columns.empty()) columns_[kept.matrix].weight = std::move(kept.columns);
   }
+  if (kept_norm_) norm_of(now_, kept_norm_->first) = std::move(kept_norm_->second);
   kept_.clear();
+  kept_norm_.reset();
   applied_.reset();
 }
 

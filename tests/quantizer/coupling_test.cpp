@@ -11,9 +11,14 @@
 #include "models/decoder.h"
 #include "runtime/model.h"
 #include "tests/support/tiny_model.h"
+#include "tests/support/transforms.h"
 
 namespace tenfold {
 namespace {
+
+using testing::scale;
+using testing::shuffle;
+using testing::turn;
 
 constexpr std::int64_t kLayer = 1;
 const std::vector<std::int32_t> kPrompt = {5, 99, 17, 200, 31, 8, 64, 65, 66, 131, 7};
@@ -34,6 +39,9 @@ class CouplingsOf : public ::testing::TestWithParam<const char*> {
       read_all(tensor.rows, part.weight.data());
       part.bias = dense_of(layer(), layer_matrix(tensor.info.name)).bias;
     }
+    for (const LayerNorm norm : {LayerNorm::attn, LayerNorm::ffn}) {
+      original_[norm] = norm_of(layer(), norm);
+    }
     put(original_);
     before_ = logits();
   }
@@ -49,6 +57,9 @@ class CouplingsOf : public ::testing::TestWithParam<const char*> {
       Dense& dense = dense_of(layer(), role);
       dense.bias = part.bias;
       dense.weight.view = float_matrix(part.weight.data(), Format::f32, part.rows, part.cols);
+    }
+    for (const LayerNorm norm : {LayerNorm::attn, LayerNorm::ffn}) {
+      norm_of(layer(), norm) = used_[norm];
     }
   }
 
@@ -69,8 +80,9 @@ class CouplingsOf : public ::testing::TestWithParam<const char*> {
   double change(const Coupling& coupling, const ChannelTransform& by) {
     FloatLayer changed = original_;
     transform(original_, coupling, by, changed);
-    EXPECT_NE(changed[coupling.makers.front().matrix].weight,
-              original_[coupling.makers.front().matrix].weight);
+    const LayerMatrix touched =
+        coupling.norm ? coupling.readers.front().matrix : coupling.makers.front().matrix;
+    EXPECT_NE(changed[touched].weight, original_[touched].weight);
     put(changed);
     const std::vector<float> after = logits();
     double difference = 0;
@@ -91,22 +103,6 @@ class CouplingsOf : public ::testing::TestWithParam<const char*> {
 INSTANTIATE_TEST_SUITE_P(Models, CouplingsOf,
                          ::testing::Values("llama-mha", "llama-gqa-rope3-tied",
                                            "llama-headdim-bias", "opt-pre-ln", "opt-post-ln-proj"));
-
-void shuffle(ChannelTransform& by, std::mt19937& random) {
-  std::shuffle(by.order.begin(), by.order.end(), random);
-}
-
-void scale(const Coupling& coupling, ChannelTransform& by, std::mt19937& random) {
-  std::uniform_real_distribution<float> log(-1.5f, 1.5f);
-  for (std::size_t i = 0; i < by.scale.size(); ++i) {
-    by.scale[i] = coupling.scales_pairs && i % 2 == 1 ? by.scale[i - 1] : std::exp(log(random));
-  }
-}
-
-void turn(ChannelTransform& by, float most, std::mt19937& random) {
-  std::uniform_real_distribution<float> angle(-most, most);
-  for (float& one : by.angle) one = angle(random);
-}
 
 TEST_P(CouplingsOf, ExactMovesChangeNothing) {
   std::mt19937 random(7);

@@ -38,6 +38,19 @@ TEST(Recipe, JsonComesBackAsItWas) {
   recipe.calibration.seed = ~std::uint64_t{0};
   const std::string text = to_json(recipe);
   EXPECT_EQ(to_json(from_json(text)), text);
+  SearchOptions& search = recipe.search;
+  search = {77, false, true, false, false, true, false, false, 3, 0.5, SearchTarget::teacher};
+  search.local = 5;
+  search.scale_step = 0.25;
+  search.rotate_step = 0.125;
+  search.early = 0.0625;
+  search.patience = 9;
+  const std::string with_search = to_json(recipe);
+  EXPECT_NE(with_search, text);
+  EXPECT_EQ(to_json(from_json(with_search)), with_search);
+  const SearchOptions back = from_json(with_search).search;
+  EXPECT_TRUE(back.scale && back.values && !back.permute && !back.ffn && !back.norms);
+  EXPECT_EQ(back.target, SearchTarget::teacher);
   Recipe mixed;
   mixed.bits = 1;
   mixed.mixed = 0.25;
@@ -61,6 +74,8 @@ TEST(Recipe, RefusesWhatIsNotOne) {
   EXPECT_NE(refused(R"({"rules": {"bits": 3}})").find("must be an array"), std::string::npos);
   EXPECT_NE(refused(R"({"passes": ["awq", 3]})").find("must hold names"), std::string::npos);
   EXPECT_NE(refused(R"({"learning": {"speed": 3}})").find("speed"), std::string::npos);
+  EXPECT_NE(refused(R"({"search": {"target": "truth"}})").find("found \"truth\""),
+            std::string::npos);
   EXPECT_NE(refused(R"({"bits": 4294967300})").find("cannot be 4294967300"), std::string::npos);
   EXPECT_NE(refused(R"({"calibration": {"seed": -1}})").find("cannot be -1"), std::string::npos);
   EXPECT_NE(refused(R"({"rules": [{"layers": [5, 2]}]})").find("layers"), std::string::npos);

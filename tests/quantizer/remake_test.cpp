@@ -9,6 +9,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/formats/codec.h"
 #include "quantizer/panel.h"
+#include "quantizer/search/compensation.h"
 #include "runtime/files/packed_matrix.h"
 #include "tests/support/packed_matrix.h"
 #include "tests/support/random.h"
@@ -136,6 +137,43 @@ TEST_P(Remake, CompensationMakesUpForErrorsThatStay) {
     const std::vector<float> a = row_of(nearest.view, row), b = row_of(compensated.view, row);
     EXPECT_TRUE(std::equal(a.begin(), a.begin() + 64, b.begin())) << row;
   }
+}
+
+TEST_P(Remake, CompensatedRowsMissLessAndLeaveTheOthers) {
+  const std::vector<float> weights = random_floats(kRows * kCols, 6);
+  const Hessian moments = correlated_moments();
+  const std::vector<std::size_t> all = {0, 1, 2};
+  const QuantizedMatrix nearest = copy_matrix(matrix_.view);
+  round_groups(weights.data(), all, {RangeKind::mse, true, &moments, {}}, nearest, pool_);
+  const QuantizedMatrix compensated = copy_matrix(nearest.view);
+  std::vector<std::int64_t> even;
+  for (std::int64_t row = 0; row < kRows; row += 2) even.push_back(row);
+  round_rows(weights.data(), even, {RangeKind::mse, true, &moments, 0.01}, compensated, pool_);
+  EXPECT_LT(output_error(weights.data(), compensated.view, moments, pool_),
+            0.9 * output_error(weights.data(), nearest.view, moments, pool_));
+  const QuantizedMatrix whole = copy_matrix(nearest.view);
+  round_groups(weights.data(), all, {RangeKind::mse, true, &moments, 0.01}, whole, pool_);
+  for (std::int64_t row = 0; row < kRows; ++row) {
+    const MatrixView& as = row % 2 == 0 ? whole.view : nearest.view;
+    EXPECT_EQ(row_of(compensated.view, row), row_of(as, row)) << row;
+  }
+}
+
+// What screens go by: of rows that are rounded whole, the error that their outputs get.
+TEST_P(Remake, TheLossOfCompensatedRowsIsThatOfTheirOutputs) {
+  const std::vector<float> weights = random_floats(kRows * kCols, 6);
+  const Hessian moments = correlated_moments();
+  const Compensation compensation(matrix_.view, all_groups(matrix_.view), moments, 1e-7, pool_);
+  std::vector<RowToCompensate> rows;
+  for (std::int64_t row = 0; row < kRows; ++row) {
+    rows.push_back({weights.data() + row * kCols, {}});
+  }
+  double loss = 0;
+  for (const CompensatedRow& row : compensation.round(rows, RangeKind::mse, {})) loss += row.loss;
+  const QuantizedMatrix made = copy_matrix(matrix_.view);
+  round_groups(weights.data(), all_groups(matrix_.view), {RangeKind::mse, false, &moments, 1e-7},
+               made, pool_);
+  EXPECT_NEAR(loss, output_error(weights.data(), made.view, moments, pool_), 1e-3 * loss);
 }
 
 }  // namespace

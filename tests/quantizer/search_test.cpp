@@ -63,8 +63,8 @@ class SearchOf : public ::testing::TestWithParam<const char*> {
         draw_calibration(*tokenizer, prose(), options.recipe.calibration);
     const SearchOptions& search = options.recipe.search;
     Objective objective(*made, *teacher, calibration, 1,
-                        {search.alpha, search.matched, search.early}, {1, "", folder_.path(), 0},
-                        [] {});
+                        {search.alpha, search.matched, search.early, search.target},
+                        {1, "", folder_.path(), 0}, [] {});
     const nlohmann::json said = search_of(path);
     objective.set_start({said["start"]["nll"], said["start"]["mse"]});
     *held_out = objective.held_out_loss();
@@ -89,7 +89,10 @@ TEST_P(SearchOf, AcceptsOnlyWhatIsBetterAndSavesWhatItAccepted) {
   for (const char* passes : {"rtn", "awq", "gptq"}) {
     QuantizeOptions with = options(24);
     set_passes(with.recipe, {passes});
-    if (with.recipe.method == Method::gptq) with.recipe.range = RangeKind::mse;
+    if (with.recipe.method == Method::gptq) {
+      with.recipe.range = RangeKind::mse;
+      with.recipe.search.target = SearchTarget::teacher;
+    }
     const auto path = make(std::string(passes) + ".gguf", with);
     const nlohmann::json said = search_of(path);
     double last = 1 + with.recipe.search.alpha;
@@ -248,8 +251,46 @@ TEST_F(SearchTest, RefusesWhatItCannotDo) {
   with.recipe.search.permute = with.recipe.search.scale = with.recipe.search.rotate = false;
   EXPECT_NE(refused(with).find("needs moves"), std::string::npos);
   with = options(4);
-  with.recipe.search.ffn = with.recipe.search.values = with.recipe.search.queries = false;
+  with.recipe.search.ffn = with.recipe.search.values = false;
+  with.recipe.search.queries = with.recipe.search.norms = false;
   EXPECT_NE(refused(with).find("needs couplings"), std::string::npos);
+}
+
+// Against itself a model loses the entropy of what it expects, its unlikely tokens taken as one.
+TEST_F(SearchTest, SoftTargetsAreOfTheRightTokens) {
+  const auto model = load_decoder(source_, RowOrder::gguf);
+  const auto tokenizer = load_tokenizer(*source_);
+  constexpr std::int64_t kLength = 100;  // more than the rows of logits that are held at a time
+  const Calibration calibration = draw_calibration(*tokenizer, prose(), {text_, 3, kLength, 1});
+  ObjectiveOptions options;
+  options.target = SearchTarget::teacher;
+  const Objective objective(*model, *model, calibration, 1, options, {1, "", folder_.path(), 0},
+                            [] {});
+  LoadedModel loaded(model_);
+  double entropy = 0;
+  for (std::size_t s = 0; s < 2; ++s) {
+    std::vector<TokenId> ids = calibration.sequences[s];
+    ids.pop_back();
+    const auto logits = run_prompts(loaded, {ids}, 0, KvType::f16).front();
+    const std::size_t vocab = logits.size() / ids.size();
+    for (std::size_t row = 0; row < ids.size(); ++row) {
+      std::vector<double> p(vocab);
+      double sum = 0;
+      for (std::size_t i = 0; i < vocab; ++i) {
+        p[i] = std::exp(static_cast<double>(logits[row * vocab + i]));
+        sum += p[i];
+      }
+      std::sort(p.begin(), p.end(), std::greater<>());
+      double rest = 0;
+      for (std::size_t i = 0; i < vocab; ++i) {
+        if (i < 64) entropy -= p[i] / sum * std::log(p[i] / sum);
+        if (i >= 64) rest += p[i] / sum;
+      }
+      entropy -= rest * std::log(rest);
+    }
+  }
+  EXPECT_NEAR(objective.start().nll, entropy / (2 * (kLength - 1)), 2e-3);
+  EXPECT_EQ(objective.start().mse, 0);
 }
 
 TEST(SearchState, IsReadBackAndChecked) {
@@ -286,7 +327,7 @@ TEST(SearchState, IsReadBackAndChecked) {
 }
 
 TEST(SearchMoves, ChangeATenthOfTheChannels) {
-  Coupling coupling{"ffn", 200, {{LayerMatrix::up, 0, 1}}, {{LayerMatrix::down, 0}}};
+  Coupling coupling{"ffn", 200, {{LayerMatrix::up, 0, 1}}, {}, {{LayerMatrix::down, 0}}};
   coupling.permutation = coupling.scale = Exactness::exact;
   SearchOptions options;
   options.rotate = true;  // which this coupling does not allow
