@@ -69,8 +69,8 @@ Objective::Objective(const Decoder& model, const Decoder& teacher, const Calibra
                : Buffer(bytes);
   };
   const auto layers = static_cast<std::size_t>(model.info().layers);
-  streams_ = buffer(layers + 1);
-  trial_ = buffer(layers + 1);
+  streams_ = buffer(layers);
+  trial_ = buffer(layers);
   for (std::size_t i = 0; i < matched_.size(); ++i) teacher_.push_back(buffer(1));
   if (options.target == SearchTarget::teacher) soft_.emplace(model.info().vocab);
   for (std::size_t s = 0; s < sequences; ++s) {
@@ -87,8 +87,10 @@ Objective::Objective(const Decoder& model, const Decoder& teacher, const Calibra
   }
 }
 
+// What enters the layer; what enters the first is embedded anew.
 float* Objective::stream(Buffer& of, std::int64_t layer, std::size_t sequence) const {
-  return of.as<float>() + (static_cast<std::size_t>(layer) * accepted_.size() + sequence) * floats_;
+  return of.as<float>() +
+         (static_cast<std::size_t>(layer - 1) * accepted_.size() + sequence) * floats_;
 }
 
 // The batch of a sequence, and what enters the layer.

@@ -104,7 +104,7 @@ class Objective {
   std::size_t floats_;               // of one sequence's stream
   std::vector<Buffer> teacher_;      // of the matched layers' outputs, [sequences][tokens, dim]
   std::optional<SoftTargets> soft_;  // row after row, sequence after sequence
-  Buffer streams_, trial_;           // [layers + 1][sequences][tokens, dim]: what enters layer l
+  Buffer streams_, trial_;           // [layers][sequences][tokens, dim]: what leaves each layer
   std::int64_t trial_first_ = 0;
   std::vector<SequenceLoss> accepted_, tried_;
   SequenceLoss start_;

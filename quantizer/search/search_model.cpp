@@ -22,6 +22,7 @@ namespace {
 constexpr const char* kStartFile = "start.gguf";
 constexpr const char* kFactorsFile = "start.json";
 constexpr const char* kStateFile = "search.json";
+constexpr std::uint64_t kMostWorkValues = 32u << 20;  // of either; 10 Mi at 70 B parameters
 
 void write_text(const std::filesystem::path& path, const std::string& text) {
   OutputFile file(path, true);
@@ -107,7 +108,13 @@ class SearchRun {
     start.recipe.search = {};
     start.overwrite = true;
     start.resume = options_.resume && needs_calibration(start.recipe);
-    const QuantizeResult made = quantize(source_, work(kStartFile), start, progress_);
+    QuantizeResult made;
+    try {
+      made = quantize(source_, work(kStartFile), start, progress_);
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::cancelled) interrupted();  // it names the start's own file
+      throw;
+    }
     nlohmann::ordered_json json{{"clipped", made.clipped},
                                 {"factors", nlohmann::ordered_json::array()}};
     for (const LayerFactors& layer : made.factors) json["factors"].push_back(to_json(layer));
@@ -116,7 +123,7 @@ class SearchRun {
 
   std::vector<LayerFactors> read_start(QuantizeResult& result) const {
     const std::string name = work(kFactorsFile).string();
-    const nlohmann::json json = read_json_file(name);
+    const nlohmann::json json = read_json_file(name, kMostWorkValues);
     result.clipped = json_int(json, "clipped", name);
     std::vector<LayerFactors> factors;
     for (const nlohmann::json& layer : json.value("factors", nlohmann::json::array())) {
@@ -167,7 +174,7 @@ class SearchRun {
     std::string model_file = kStartFile;
     if (std::filesystem::exists(work(kStateFile))) {
       const std::string name = work(kStateFile).string();
-      const nlohmann::json json = read_json_file(name);
+      const nlohmann::json json = read_json_file(name, kMostWorkValues);
       state = read_search_state(json, spec_, name);
       model_file = model_name(state->steps);
       if (state->steps > options_.recipe.search.steps) {
@@ -256,7 +263,10 @@ class SearchRun {
 
   // Steps are not broken off.
   void look_for_interrupt() const {
-    if (searching_ || !progress_ || progress_(0, 1)) return;
+    if (!searching_ && progress_ && !progress_(0, 1)) interrupted();
+  }
+
+  [[noreturn]] void interrupted() const {
     throw_error(ErrorCode::cancelled, "interrupted; {} was not written: --resume goes on",
                 output_.string());
   }

@@ -44,8 +44,8 @@ class TrackedInput {
 // Builds the value from the parser's events, within the limits.
 class Builder final : public nlohmann::json_sax<json> {
  public:
-  Builder(std::string_view text, std::string_view name)
-      : name_(name), begin_(text.data()), at_(begin_) {}
+  Builder(std::string_view text, std::string_view name, std::uint64_t max_values)
+      : name_(name), begin_(text.data()), at_(begin_), max_values_(max_values) {}
 
   const char** tracked() noexcept { return &at_; }
   json take() { return std::move(root_); }
@@ -92,7 +92,7 @@ class Builder final : public nlohmann::json_sax<json> {
   }
 
   json* place(json&& value) {
-    if (++n_values_ > kMaxJsonValues) fail("more than {} values", kMaxJsonValues);
+    if (++n_values_ > max_values_) fail("more than {} values", max_values_);
     json* target = &root_;
     if (!stack_.empty() && stack_.back()->is_array()) {
       target = &stack_.back()->get_ref<json::array_t&>().emplace_back();
@@ -122,7 +122,7 @@ class Builder final : public nlohmann::json_sax<json> {
   json root_;
   std::vector<json*> stack_;  // open containers; none of them moves while it is open
   json* member_ = nullptr;    // where the value of the last key goes
-  std::uint64_t n_values_ = 0;
+  std::uint64_t n_values_ = 0, max_values_;
 };
 
 std::string describe(const json& value) {
@@ -161,20 +161,21 @@ std::int64_t to_int(const json& value, std::string_view key, std::string_view na
 
 }  // namespace
 
-json parse_json(std::string_view text, std::string_view name) {
+json parse_json(std::string_view text, std::string_view name, std::uint64_t max_values) {
   if (text.size() > kMaxJsonBytes)
     throw_file_error(name, "{} bytes of JSON, at most {} are accepted", text.size(), kMaxJsonBytes);
-  Builder builder(text, name);
+  Builder builder(text, name, max_values);
   const char* end = text.data() + text.size();
   json::sax_parse(TrackedInput(text.data(), builder.tracked()),
                   TrackedInput(end, builder.tracked()), &builder);
   return builder.take();
 }
 
-json read_json_file(const std::filesystem::path& path) {
+json read_json_file(const std::filesystem::path& path, std::uint64_t max_values) {
   const MappedFile file(path);
   const auto bytes = file.bytes();
-  return parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, file.path());
+  return parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, file.path(),
+                    max_values);
 }
 
 void for_each_json_line(

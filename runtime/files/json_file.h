@@ -16,8 +16,10 @@ inline constexpr std::uint64_t kMaxJsonValues = 4u << 20;
 
 // `name` is what messages call the text. Throws bad_file on a syntax error, invalid UTF-8,
 // nesting beyond kMaxJsonDepth, a key that an object has twice, and beyond the other limits.
-nlohmann::json parse_json(std::string_view text, std::string_view name);
-nlohmann::json read_json_file(const std::filesystem::path& path);
+nlohmann::json parse_json(std::string_view text, std::string_view name,
+                          std::uint64_t max_values = kMaxJsonValues);
+nlohmann::json read_json_file(const std::filesystem::path& path,
+                              std::uint64_t max_values = kMaxJsonValues);
 
 // JSON lines: calls use(value, name) for every line that is not blank; name: "FILE, line 3".
 void for_each_json_line(

@@ -173,6 +173,25 @@ TEST_F(SearchTest, ResumesToTheSameBytes) {
   EXPECT_FALSE(std::filesystem::exists(path.string() + ".work"));
 }
 
+TEST_F(SearchTest, AnInterruptedStartSaysHowToGoOn) {
+  for (const char* pass : {"rtn", "gptq"}) {
+    QuantizeOptions with = options(4);
+    set_passes(with.recipe, {pass});
+    const auto path = folder_ / (std::string(pass) + ".gguf");
+    const auto whole = read_file(make("whole-" + path.filename().string(), with));
+    int left = 3;
+    const std::string said = testing::expect_error(ErrorCode::cancelled, [&] {
+      quantize(source_, path, with, [&](std::uint64_t, std::uint64_t) { return --left > 0; });
+    });
+    EXPECT_NE(said.find(path.string() + " was not written: --resume goes on"), std::string::npos)
+        << said;
+    EXPECT_FALSE(std::filesystem::exists(path));
+    with.resume = true;
+    quantize(source_, path, with, {});
+    EXPECT_EQ(whole, read_file(path)) << pass;
+  }
+}
+
 TEST_F(SearchTest, StopsWhereHeldOutTextGetsNoBetter) {
   QuantizeOptions with = options(40);
   with.recipe.search.patience = 5;
