@@ -6,9 +6,11 @@
 #include <utility>
 
 #include "quantizer/awq/scales.h"
+#include "quantizer/columns.h"
 #include "quantizer/gptq/realize.h"
 #include "quantizer/omniquant/learn.h"
 #include "quantizer/rtn/realize.h"
+#include "quantizer/squeeze/salience.h"
 #include "runtime/files/spill.h"
 
 namespace tenfold {
@@ -17,6 +19,15 @@ namespace {
 // The order in which a layer runs its products.
 constexpr LinearInput kInputs[] = {LinearInput::qkv, LinearInput::attn_output, LinearInput::mlp,
                                    LinearInput::down};
+
+// Of PBAR (design/papers.md 2.2), of which the best for each input is taken.
+constexpr double kPbarLambdas[] = {0, 0.25, 0.5, 1, 2};
+
+void weigh(const std::vector<float>& weights, std::vector<float>& x) {
+  if (weights.empty()) return;
+  const std::size_t cols = x.size() / weights.size();
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] *= weights[i / cols];
+}
 
 std::vector<float> in_order(const std::vector<float>& values,
                             const std::vector<std::int32_t>& order) {
@@ -53,7 +64,7 @@ CalibratedModel::CalibratedModel(std::shared_ptr<const ModelSource> source, Cali
       recipe_(recipe),
       busy_(std::move(busy)),
       ws_(make_cpu_backend({resources.threads, resources.isa, Activations::int8})),
-      model_(load_decoder(std::move(source), RowOrder::gguf)),
+      model_(load_decoder(source, RowOrder::gguf)),
       kv_(kv_shape(model_->info(), KvType::f16),
           static_cast<std::int64_t>(calibration_.sequences.front().size())),
       residual_(stream(resources)) {
@@ -69,9 +80,13 @@ CalibratedModel::CalibratedModel(std::shared_ptr<const ModelSource> source, Cali
     std::memcpy(residual_.as<float>() + s * floats, ws_.x.get<float>(floats),
                 floats * sizeof(float));
   }
-  if (!learns(recipe_)) return;
-  full_ = stream(resources);
-  std::memcpy(full_.data(), residual_.data(), residual_.bytes());
+  const auto copy = [&] {
+    Buffer buffer = stream(resources);
+    std::memcpy(buffer.data(), residual_.data(), residual_.bytes());
+    return buffer;
+  };
+  if (learns(recipe_)) full_ = copy();
+  if (recipe_.supervision != Supervision::none) full_model_.emplace(source, copy(), floats);
 }
 
 Buffer CalibratedModel::stream(const Resources& resources) const {
@@ -117,52 +132,72 @@ std::vector<float> CalibratedModel::reader_of(std::int64_t layer, LinearInput in
   return spec.final_norm ? model_->weights().final_norm.weight : std::vector<float>();
 }
 
-// Divides each token's row by the root of the size of the stream that its product is added to, as
-// the norm reads it: an error of a token whose stream is massive means less (docs/design.md).
-void CalibratedModel::weigh_tokens(std::span<const float> reader, std::vector<float>& x) {
+// By which each token's input counts: the inverse root of the size of the stream that its product
+// is added to, as the norm reads it. An error of a token whose stream is massive means less
+// (docs/design.md). Empty: all count the same.
+std::vector<float> CalibratedModel::token_weights(std::span<const float> reader) {
+  if (reader.empty()) return {};
   const auto dim = static_cast<std::size_t>(model_->info().dim);
   const auto tokens = static_cast<std::size_t>(batch_.size());
-  const std::size_t cols = x.size() / tokens;
   const float* stream = ws_.x.get<float>(tokens * dim);
+  std::vector<float> weights;
   for (std::size_t t = 0; t < tokens; ++t) {
     double power = 0;
     for (std::size_t c = 0; c < dim; ++c) {
       const auto read = static_cast<double>(stream[t * dim + c] * reader[c]);
       power += read * read / static_cast<double>(dim);
     }
-    const float scale = power > 0 ? static_cast<float>(std::pow(power, -0.25)) : 1.0f;
-    for (std::size_t c = 0; c < cols; ++c) x[t * cols + c] *= scale;
+    weights.push_back(power > 0 ? static_cast<float>(std::pow(power, -0.25)) : 1.0f);
   }
+  return weights;
 }
 
-CalibratedModel::Observed CalibratedModel::observe(LinearInput input,
+CalibratedModel::Observed CalibratedModel::observe(std::int64_t layer, LinearInput input,
                                                    const std::vector<float>& reader,
                                                    const std::function<void()>& run) {
   Observed observed;
+  std::optional<Hessian> full;
+  const bool guided = full_model_ && input != LinearInput::head;
   if (looks_at_inputs(recipe_)) observed.hessian.emplace(input_cols(input));
+  if (guided) full.emplace(input_cols(input));
+  if (guided && recipe_.supervision == Supervision::target) {
+    observed.cross.emplace(input_cols(input));
+  }
   observed.held_out.row_weight = reader;
   const std::size_t all = calibration_.sequences.size();
   const std::size_t first_held_out = std::min(trained(), all - 1);
   std::vector<float> seen;
   // What is observed for a norm ends where that norm is read: the stream is then what it reads.
   const bool reader_is_ffn_norm = !reader.empty() && input == LinearInput::attn_output;
-  ws_.input_tap = [&](LinearInput at, const float* x, std::int64_t tokens, std::int64_t cols) {
+  const InputTap tap = [&](LinearInput at, const float* x, std::int64_t tokens, std::int64_t cols) {
     if (at != input) return !(reader_is_ffn_norm && at == LinearInput::mlp);
     seen.assign(x, x + tokens * cols);
     return !reader.empty();
   };
   for (std::size_t sequence = 0; sequence < all; ++sequence) {
     load_sequence(sequence);
+    ws_.input_tap = tap;
     run();
-    if (!reader.empty()) weigh_tokens(reader, seen);
+    ws_.input_tap = {};
+    const std::vector<float> weights = token_weights(reader);
+    weigh(weights, seen);
     if (sequence < trained() && observed.hessian) {
       observed.hessian->add(seen.data(), batch_.size(), *ws_.backend);
+    }
+    if (sequence < trained() && guided) {
+      std::vector<float> x = full_model_->input(layer, input, sequence, batch_, kv_, ws_);
+      weigh(weights, x);
+      full->add(x.data(), batch_.size(), *ws_.backend);
+      if (observed.cross) {
+        observed.cross->add(seen.data(), x.data(), batch_.size(), *ws_.backend);
+      }
     }
     if (sequence < first_held_out) continue;
     observed.held_out.x.insert(observed.held_out.x.end(), seen.begin(), seen.end());
     observed.held_out.tokens += batch_.size();
   }
-  ws_.input_tap = {};
+  if (full && recipe_.supervision == Supervision::full) observed.hessian = std::move(full);
+  if (full && recipe_.supervision == Supervision::blend) observed.hessian->blend(*full, 0.5);
   if (observed.hessian) observed.hessian->require_finite();
   return observed;
 }
@@ -337,6 +372,7 @@ void CalibratedModel::learn_grids(std::int64_t layer, const std::vector<Hessian>
 void CalibratedModel::advance(std::int64_t layer) {
   const auto floats = static_cast<std::size_t>(batch_.size() * model_->info().dim);
   for (std::size_t s = 0; s < calibration_.sequences.size(); ++s) {
+    if (full_model_) full_model_->advance(layer, s, batch_, kv_, ws_);
     load_sequence(s);
     model_->layer(layer, batch_, kv_, ws_);
     std::memcpy(residual_.as<float>() + s * floats, ws_.x.get<float>(floats),
@@ -374,6 +410,93 @@ QuantizedMatrix CalibratedModel::realize_matrix(const Weights& matrix, const Obs
   return nearest;
 }
 
+// Puts the columns that keep more bits in front, in the plans of all matrices that have such.
+void CalibratedModel::choose_columns(LinearInput input, const Observed& observed,
+                                     std::span<Matrix*> matrices, LayerLosses& losses,
+                                     ThreadPool& pool) {
+  std::vector<Matrix*> mixed;
+  std::vector<SalientMatrix> salient;
+  for (Matrix* matrix : matrices) {
+    if (matrix->plan.order.empty()) continue;
+    mixed.push_back(matrix);
+    salient.push_back({matrix->source, &matrix->plan, matrix->name});
+  }
+  if (mixed.empty() || recipe_.salience == Salience::weight) return;
+  const std::int64_t first = mixed.front()->plan.bands.front().col_end;
+  const auto use = [&](const std::vector<std::int32_t>& order) {
+    for (Matrix* matrix : mixed) matrix->plan.order = order;
+  };
+  if (recipe_.salience == Salience::activation) {
+    return use(column_order(activation_scores(salient, *observed.hessian, pool), first));
+  }
+  const Feedback feedback = factor(*observed.hessian, {}, recipe_.damping, pool);
+  const auto order_for = [&](double lambda) {
+    return column_order(pbar_scores(salient, *observed.hessian, feedback, lambda, first, pool),
+                        first);
+  };
+  if (recipe_.pbar_lambda) return use(order_for(*recipe_.pbar_lambda));
+  std::optional<double> least;
+  std::vector<std::int32_t> best;
+  for (const double lambda : kPbarLambdas) {
+    const std::vector<std::int32_t> order = order_for(lambda);
+    if (order == best) continue;
+    use(order);
+    double sum = 0;
+    for (const Matrix* matrix : mixed) {
+      MatrixLoss loss;
+      realize_matrix(*matrix, observed, loss, pool, [](std::int64_t) {});
+      sum += loss.chosen;
+    }
+    if (least && !(sum < *least)) continue;
+    least = sum;
+    best = order;
+    losses.pbar_lambda[static_cast<std::size_t>(input)] = lambda;
+  }
+  use(best);
+}
+
+std::int64_t CalibratedModel::quantize_input(std::int64_t layer, LinearInput input,
+                                             const std::vector<float>& reader,
+                                             std::vector<Matrix>& matrices, LayerLosses& losses,
+                                             ThreadPool& pool,
+                                             const std::function<void(std::int64_t)>& done) {
+  const Observed observed =
+      observe(layer, input, reader, [&] { model_->layer(layer, batch_, kv_, ws_); });
+  gptq_.reset();
+  std::vector<Matrix*> of_input;
+  std::vector<const RowReader*> sources;
+  std::vector<std::unique_ptr<AimedRows>> aimed;
+  std::optional<Feedback> feedback;
+  if (observed.cross) feedback = factor(*observed.hessian, {}, recipe_.damping, pool);
+  for (Matrix& matrix : matrices) {
+    if (matrix.input() != input) continue;
+    of_input.push_back(&matrix);
+    sources.push_back(matrix.source);
+    if (!observed.cross) continue;
+    aimed.push_back(std::make_unique<AimedRows>(*matrix.source, *observed.hessian, *observed.cross,
+                                                *feedback, pool));
+    matrix.source = &aimed.back()->rows();
+  }
+  choose_columns(input, observed, of_input, losses, pool);
+  // All are made from the inputs as they are now, then replaced.
+  std::vector<QuantizedMatrix> made;
+  std::int64_t weights = 0;
+  for (const Matrix* matrix : of_input) {
+    MatrixLoss loss;
+    made.push_back(realize_matrix(*matrix, observed, loss, pool, [&](std::int64_t rows) {
+      done(weights + rows * matrix->source->cols());
+    }));
+    losses.matrices.emplace_back(matrix->role, loss);
+    weights += matrix->source->rows() * matrix->source->cols();
+  }
+  for (std::size_t m = 0; m < of_input.size(); ++m) {
+    of_input[m]->source = sources[m];
+    sources[m]->release();
+    dense_of(layer_weights(layer), of_input[m]->role).weight = std::move(made[m]);
+  }
+  return weights;
+}
+
 LayerLosses CalibratedModel::quantize_layer(std::int64_t i, std::vector<Matrix> matrices,
                                             ThreadPool& pool,
                                             const std::function<void(std::int64_t)>& done) {
@@ -392,25 +515,8 @@ LayerLosses CalibratedModel::quantize_layer(std::int64_t i, std::vector<Matrix> 
   hessians.clear();
   std::int64_t weights = 0;
   for (const LinearInput input : kInputs) {
-    const Observed observed = observe(input, readers[static_cast<std::size_t>(input)],
-                                      [&] { model_->layer(i, batch_, kv_, ws_); });
-    gptq_.reset();
-    // All are made from the inputs as they are now, then replaced.
-    std::vector<std::pair<LayerMatrix, QuantizedMatrix>> made;
-    for (const Matrix& matrix : matrices) {
-      if (matrix.input() != input) continue;
-      MatrixLoss loss;
-      made.emplace_back(matrix.role,
-                        realize_matrix(matrix, observed, loss, pool, [&](std::int64_t rows) {
-                          done(weights + rows * matrix.source->cols());
-                        }));
-      losses.matrices.emplace_back(matrix.role, loss);
-      weights += matrix.source->rows() * matrix.source->cols();
-      matrix.source->release();
-    }
-    for (auto& [role, matrix] : made) {
-      dense_of(layer_weights(i), role).weight = std::move(matrix);
-    }
+    weights += quantize_input(i, input, readers[static_cast<std::size_t>(input)], matrices, losses,
+                              pool, [&](std::int64_t of_input) { done(weights + of_input); });
   }
   if (recipe_.tune) tune(i, matrices, losses, pool);
   for (Matrix& matrix : matrices) {
@@ -426,7 +532,8 @@ CalibratedModel::Head CalibratedModel::quantize_head(
   for (std::int64_t t = 0; t < batch_.size(); ++t) {
     batch_.logit_rows.push_back(static_cast<std::int32_t>(t));
   }
-  const Observed observed = observe(LinearInput::head, {}, [&] { model_->head(batch_, ws_); });
+  const Observed observed =
+      observe(model_->spec().layers, LinearInput::head, {}, [&] { model_->head(batch_, ws_); });
   gptq_.reset();
   Head made;
   made.weight = realize_matrix(head, observed, made.loss, pool,

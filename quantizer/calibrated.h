@@ -27,6 +27,8 @@
 #include "quantizer/omniquant/learn.h"
 #include "quantizer/plan.h"
 #include "quantizer/roles.h"
+#include "quantizer/squeeze/aimed_rows.h"
+#include "quantizer/squeeze/full_model.h"
 #include "runtime/workspace.h"
 
 namespace tenfold {
@@ -80,21 +82,29 @@ class CalibratedModel {
  private:
   // An input of a layer: what the sequences that count make of it, and the held-out ones' rows.
   struct Observed {
-    std::optional<Hessian> hessian;  // where the recipe uses it
+    std::optional<Hessian> hessian;     // where the recipe uses it, blended as it asks
+    std::optional<CrossMoments> cross;  // with full precision's, where that is the target
     HeldOut held_out;
   };
   // Weights of the norm that reads the stream to which the products of an input are added; none
   // where no norm does.
   std::vector<float> reader_of(std::int64_t layer, LinearInput input) const;
-  void weigh_tokens(std::span<const float> reader, std::vector<float>& x);
+  std::vector<float> token_weights(std::span<const float> reader);
   Buffer stream(const Resources& resources) const;  // of all tokens
   std::size_t trained() const noexcept;             // sequences that are not held out
   void load_sequence(std::size_t sequence);
-  // run() takes ws_.x, a sequence after the other, to where `input` is read.
-  Observed observe(LinearInput input, const std::vector<float>& reader,
+  // run() takes ws_.x, a sequence after the other, to where `input` of the layer is read.
+  Observed observe(std::int64_t layer, LinearInput input, const std::vector<float>& reader,
                    const std::function<void()>& run);
   std::vector<Hessian> observe_all(std::int64_t layer);
   void advance(std::int64_t i);
+  // Quantizes the matrices of one input, in the running model. Returns how many weights they have.
+  std::int64_t quantize_input(std::int64_t layer, LinearInput input,
+                              const std::vector<float>& reader, std::vector<Matrix>& matrices,
+                              LayerLosses& losses, ThreadPool& pool,
+                              const std::function<void(std::int64_t)>& done);
+  void choose_columns(LinearInput input, const Observed& observed, std::span<Matrix*> matrices,
+                      LayerLosses& losses, ThreadPool& pool);
   void scale_inputs(std::int64_t layer, const std::vector<Hessian>& hessians,
                     std::vector<Matrix>& matrices, LayerLosses& losses, ThreadPool& pool);
   void divide_input(std::int64_t layer, LinearInput input, const std::vector<float>& scale,
@@ -119,8 +129,9 @@ class CalibratedModel {
   Workspace ws_;
   std::unique_ptr<Decoder> model_;
   KvCache kv_;
-  Buffer residual_;  // [sequences][tokens, dim]
-  Buffer full_;      // the same of the full-precision model, where layers learn
+  Buffer residual_;                      // [sequences][tokens, dim]
+  Buffer full_;                          // the same of the full-precision model, where layers learn
+  std::optional<FullModel> full_model_;  // where codes are fitted to what it does
   Batch batch_;
 };
 

@@ -74,6 +74,24 @@ bool cholesky(std::vector<double>& a, std::int64_t n, ThreadPool& pool) {
   return true;
 }
 
+// [cols, tokens] of x [tokens, cols].
+const float* transpose(const float* x, std::int64_t tokens, std::int64_t cols, Scratch& scratch) {
+  float* t = scratch.get<float>(static_cast<std::size_t>(cols * tokens));
+  for (std::int64_t i = 0; i < tokens; ++i) {
+    for (std::int64_t c = 0; c < cols; ++c) t[c * tokens + i] = x[i * cols + c];
+  }
+  return t;
+}
+
+// sum[i, j] += x_i . y_j, both [cols, tokens].
+void add_products(const float* x, const float* y, std::int64_t tokens, std::int64_t cols,
+                  Scratch& scratch, Backend& backend, std::vector<double>& sum) {
+  float* product = scratch.get<float>(sum.size());
+  const Linear by_y{float_matrix(y, Format::f32, cols, tokens), nullptr, product, cols, false};
+  backend.linear({&by_y, 1}, x, tokens, cols);
+  for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += static_cast<double>(product[i]);
+}
+
 }  // namespace
 
 Hessian::Hessian(std::int64_t cols)
@@ -82,21 +100,17 @@ Hessian::Hessian(std::int64_t cols)
       magnitude_(static_cast<std::size_t>(cols), 0.0) {}
 
 void Hessian::add(const float* x, std::int64_t tokens, Backend& backend) {
-  const auto cols = static_cast<std::size_t>(cols_);
   for (std::int64_t begin = 0; begin < tokens; begin += kTokens) {
     const std::int64_t n = std::min(kTokens, tokens - begin);
-    float* t = transposed_.get<float>(cols * static_cast<std::size_t>(n));
+    const float* rows = x + begin * cols_;
     for (std::int64_t i = 0; i < n; ++i) {
-      const float* row = x + (begin + i) * cols_;
       for (std::int64_t c = 0; c < cols_; ++c) {
-        t[c * n + i] = row[c];
-        magnitude_[static_cast<std::size_t>(c)] += static_cast<double>(std::fabs(row[c]));
+        magnitude_[static_cast<std::size_t>(c)] +=
+            static_cast<double>(std::fabs(rows[i * cols_ + c]));
       }
     }
-    float* product = product_.get<float>(cols * cols);
-    const Linear square{float_matrix(t, Format::f32, cols_, n), nullptr, product, cols_, false};
-    backend.linear({&square, 1}, t, n, cols_);
-    for (std::size_t i = 0; i < sum_.size(); ++i) sum_[i] += static_cast<double>(product[i]);
+    const float* t = transpose(rows, n, cols_, transposed_);
+    add_products(t, t, n, cols_, product_, backend, sum_);
   }
   tokens_ += tokens;
 }
@@ -124,6 +138,32 @@ Hessian Hessian::of(std::span<const std::int32_t> columns, std::span<const float
         magnitude_[static_cast<std::size_t>(from(i))] * factor(i);
   }
   return result;
+}
+
+void Hessian::blend(const Hessian& other, double share) {
+  const double scale = share * static_cast<double>(tokens_) / static_cast<double>(other.tokens_);
+  for (std::size_t i = 0; i < sum_.size(); ++i) {
+    sum_[i] = (1 - share) * sum_[i] + scale * other.sum_[i];
+  }
+  for (std::size_t i = 0; i < magnitude_.size(); ++i) {
+    magnitude_[i] = (1 - share) * magnitude_[i] + scale * other.magnitude_[i];
+  }
+}
+
+CrossMoments::CrossMoments(std::int64_t cols)
+    : cols_(cols), sum_(static_cast<std::size_t>(cols * cols), 0.0) {}
+
+void CrossMoments::add(const float* x, const float* y, std::int64_t tokens, Backend& backend) {
+  for (std::int64_t begin = 0; begin < tokens; begin += kTokens) {
+    const std::int64_t n = std::min(kTokens, tokens - begin);
+    add_products(transpose(x + begin * cols_, n, cols_, x_),
+                 transpose(y + begin * cols_, n, cols_, y_), n, cols_, product_, backend, sum_);
+  }
+  tokens_ += tokens;
+}
+
+double CrossMoments::mean(std::int64_t i, std::int64_t j) const noexcept {
+  return sum_[static_cast<std::size_t>(i * cols_ + j)] / static_cast<double>(tokens_);
 }
 
 void Hessian::turn(std::int64_t i, float angle) {
@@ -204,6 +244,21 @@ Feedback factor(const Hessian& hessian, const std::vector<std::int32_t>& order, 
     }
   }
   return result;
+}
+
+void solve(const Feedback& feedback, std::vector<double>& x) {
+  const std::size_t n = x.size();
+  for (std::size_t i = n; i-- > 0;) {
+    for (std::size_t j = i + 1; j < n; ++j) {
+      x[i] -= static_cast<double>(feedback.u[i * n + j]) * x[j];
+    }
+  }
+  for (std::size_t i = 0; i < n; ++i) x[i] /= static_cast<double>(feedback.d[i]);
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t j = i + 1; j < n; ++j) {
+      x[j] -= static_cast<double>(feedback.u[i * n + j]) * x[i];
+    }
+  }
 }
 
 }  // namespace tenfold

@@ -25,6 +25,8 @@ class Hessian {
   Hessian of(std::span<const std::int32_t> columns, std::span<const float> factors) const;
   // As if inputs i and i + 1 had been turned: to (cos a - sin b, sin a + cos b).
   void turn(std::int64_t i, float angle);
+  // (1 - share) of these moments and share of the other's.
+  void blend(const Hessian& other, double share);
   // Throws bad_request where an input was not: everything after it would be chosen by chance.
   void require_finite() const;
   double mean(std::int64_t i, std::int64_t j) const noexcept;
@@ -36,6 +38,20 @@ class Hessian {
   std::vector<double> sum_;        // [cols, cols]
   std::vector<double> magnitude_;  // [cols]
   Scratch transposed_, product_;
+};
+
+// Mean of x y^T over pairs of inputs of the same tokens.
+class CrossMoments {
+ public:
+  explicit CrossMoments(std::int64_t cols);
+  // x, y: [tokens, cols].
+  void add(const float* x, const float* y, std::int64_t tokens, Backend& backend);
+  double mean(std::int64_t i, std::int64_t j) const noexcept;
+
+ private:
+  std::int64_t cols_, tokens_ = 0;
+  std::vector<double> sum_;  // [cols, cols]
+  Scratch x_, y_, product_;
 };
 
 // H (1 + damping on the diagonal) = U D U^T with U unit upper triangular. Each input is damped by a
@@ -53,5 +69,8 @@ struct Feedback {
 // positive definite. Throws bad_request where it never is.
 Feedback factor(const Hessian& hessian, const std::vector<std::int32_t>& order, double damping,
                 ThreadPool& pool);
+
+// x of (H, damped) x = b, in place, in the order of the feedback.
+void solve(const Feedback& feedback, std::vector<double>& x);
 
 }  // namespace tenfold

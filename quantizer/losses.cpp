@@ -31,6 +31,7 @@ nlohmann::ordered_json to_json(const LayerLosses& losses) {
   }
   for (std::size_t i = 0; i < kLayerInputs; ++i) {
     if (losses.awq_ratio[i]) json["awq_ratio"][kInputNames[i]] = *losses.awq_ratio[i];
+    if (losses.pbar_lambda[i]) json["pbar_lambda"][kInputNames[i]] = *losses.pbar_lambda[i];
   }
   const auto learned = [&](const char* name, const std::optional<std::array<double, 2>>& loss) {
     if (loss) json[name] = {{"before", loss->front()}, {"after", loss->back()}};

@@ -26,7 +26,8 @@ struct MatrixLoss {
 
 struct LayerLosses {
   std::vector<std::pair<LayerMatrix, MatrixLoss>> matrices;
-  std::array<std::optional<double>, kLayerInputs> awq_ratio;  // by LinearInput
+  std::array<std::optional<double>, kLayerInputs> awq_ratio;    // by LinearInput
+  std::array<std::optional<double>, kLayerInputs> pbar_lambda;  // where the best was taken
   // Of the layer's outputs, before and after learning: OmniQuant's ranges, and tuned grids.
   std::optional<std::array<double, 2>> ranges, tuned;
   LayerFactors factors;  // not part of the JSON
@@ -36,7 +37,7 @@ nlohmann::ordered_json to_json(const LayerFactors& factors);
 LayerFactors read_factors(const nlohmann::json& json, const std::string& name);
 // {"nearest", "chosen"}
 nlohmann::ordered_json to_json(const MatrixLoss& loss);
-// {"matrices": {"q": {...}, ...}, "awq_ratio": {"qkv": r, ...},
+// {"matrices": {"q": {...}, ...}, "awq_ratio": {"qkv": r, ...}, "pbar_lambda": {...},
 //  "ranges": {"before", "after"}, "tuned": {"before", "after"}}; what did not run is absent.
 nlohmann::ordered_json to_json(const LayerLosses& losses);
 

@@ -46,7 +46,7 @@ class Planner {
     const int embed = recipe_.embed_bits.value_or(
         tied_head ? recipe_.head_bits.value_or(kDefaultTableBits) : kDefaultTableBits);
     const int head = recipe_.head_bits.value_or(tied_head ? embed : kDefaultTableBits);
-    if (recipe_.mixed > 0) score_inputs();
+    if (recipe_.mixed > 0 && recipe_.salience == Salience::weight) score_inputs();
     check_rules();
     const bool calibrated = looks_at_inputs(recipe_) && head < kDefaultTableBits;
     Plan plan;
@@ -154,6 +154,10 @@ class Planner {
     BandPlan high{*packed_format(kMixedHighBits), MinKind::zero, recipe_.group, 0, first};
     plan.bands[0].col_begin = first;
     plan.bands.insert(plan.bands.begin(), high);
+    if (recipe_.salience != Salience::weight) {  // any order: the inputs will tell
+      plan.order = column_order(std::vector<double>(static_cast<std::size_t>(cols)), first);
+      return plan;
+    }
     plan.order = column_order(scores_.at(input_of(tensors_[index].info.name)), first);
     return plan;
   }

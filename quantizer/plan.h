@@ -18,6 +18,7 @@
 #include "quantizer/range.h"
 #include "quantizer/roles.h"
 #include "quantizer/search/options.h"
+#include "quantizer/squeeze/options.h"
 
 namespace tenfold {
 
@@ -80,10 +81,15 @@ struct Recipe {
   LearnOptions learn;    // of omniquant and tune
   SearchOptions search;  // after all passes; no steps: none
   double mixed = 0;  // this share of a matrix's input columns gets kMixedHighBits, the rest `bits`
+  Salience salience = Salience::weight;         // which columns these are
+  std::optional<double> pbar_lambda;            // absent: for each input the best of several
+  Supervision supervision = Supervision::none;  // of gptq
   std::vector<Rule> rules;  // a later one beats an earlier one; their matrices are not mixed
 };
 // Throws bad_request for a width, group, share or rate that cannot be.
 void validate(const Recipe& recipe);
+// Squeeze10-LLM's own choices.
+void set_squeeze10(Recipe& recipe);
 // Sets awq, omniquant and method from passes in the order they run in ("awq,gptq"). Throws
 // bad_request where they do not compose, saying why.
 void set_passes(Recipe& recipe, const std::vector<std::string>& passes);
@@ -118,7 +124,8 @@ struct Plan {
 // the layers where the recipe looks at inputs); vectors become F32, positions and what
 // is asked at 16 bits F16 (BF16 where the source has it). Reads weights where the answer depends on
 // them: without calibration, `zero` or `midrise` at 2 bits (the lesser squared error over up to 64
-// panels; with it, `zero`), and the columns that `mixed` keeps. Throws
+// panels; with it, `zero`), and the columns of the largest weights, which `mixed` keeps unless the
+// inputs are to tell. Throws
 // bad_request for a rule that no matrix falls under. `path`: the model, for messages.
 Plan make_plan(const Recipe& recipe, const std::vector<ModelTensor>& tensors, bool tied_head,
                ThreadPool& pool, const std::string& path);

@@ -64,10 +64,32 @@ void check_search(const SearchOptions& search, double mixed) {
   }
 }
 
+void check_squeeze(const Recipe& recipe) {
+  if (recipe.salience != Salience::weight && recipe.mixed == 0) {
+    throw_error(ErrorCode::bad_request,
+                "the columns that keep more bits are chosen in a mixed layout: --mixed SHARE");
+  }
+  if (recipe.pbar_lambda && !(*recipe.pbar_lambda >= 0)) {
+    throw_error(ErrorCode::bad_request, "PBAR's lambda cannot be less than 0, found {}",
+                *recipe.pbar_lambda);
+  }
+  if (recipe.supervision == Supervision::none) return;
+  if (recipe.method != Method::gptq) {
+    throw_error(ErrorCode::bad_request,
+                "full-precision activations guide the codes of gptq, which is not asked for");
+  }
+  if (recipe.awq || recipe.omniquant) {
+    throw_error(ErrorCode::bad_request,
+                "full-precision activations are no guide for channels that {} scaled",
+                recipe.awq ? "awq" : "omniquant");
+  }
+}
+
 std::string calibrated_pass(const Recipe& recipe) {
   if (recipe.method == Method::gptq) return "gptq";
   if (learns(recipe)) return recipe.omniquant ? "omniquant" : "tune";
   if (recipe.search.steps > 0) return "a search";
+  if (recipe.salience != Salience::weight) return "a choice of columns by their inputs";
   return recipe.awq ? "awq" : "a weighted range";
 }
 
@@ -142,6 +164,12 @@ class Reader {
   }
   void number(const char* key, double& value) {
     if (take(key)) value = json_number_or(json_, key, value, name_);
+  }
+  void number(const char* key, std::optional<double>& value) {
+    if (double read = 0; has(key)) {
+      number(key, read);
+      value = read;
+    }
   }
   void boolean(const char* key, bool& value) {
     if (take(key)) value = json_bool_or(json_, key, value, name_);
@@ -264,6 +292,7 @@ void validate(const Recipe& recipe) {
     throw_error(ErrorCode::bad_request, "the mixed share must lie between 0 and 1, found {}",
                 recipe.mixed);
   }
+  check_squeeze(recipe);
   if (recipe.mixed > 0 && recipe.bits >= kMixedHighBits) {
     throw_error(ErrorCode::bad_request,
                 "a mixed layout has columns of {} bits and columns of fewer, found {}",
@@ -303,10 +332,19 @@ void set_passes(Recipe& recipe, const std::vector<std::string>& passes) {
   recipe.tune = seen[4];
 }
 
+void set_squeeze10(Recipe& recipe) {
+  set_passes(recipe, {"gptq"});
+  recipe.mixed = kSqueezeShare;
+  recipe.salience = Salience::pbar;
+  recipe.supervision = Supervision::target;
+  recipe.range = RangeKind::weighted;
+}
+
 bool learns(const Recipe& recipe) { return recipe.omniquant || recipe.tune; }
 
 bool looks_at_inputs(const Recipe& recipe) {
-  return recipe.method == Method::gptq || recipe.range == RangeKind::weighted;
+  return recipe.method == Method::gptq || recipe.range == RangeKind::weighted ||
+         recipe.salience != Salience::weight;
 }
 
 bool weighs_ranges(const Recipe& recipe) {
@@ -327,7 +365,14 @@ std::string to_json(const Recipe& recipe) {
   json["min"] = recipe.min ? min_json(*recipe.min) : Json("auto");
   if (recipe.embed_bits) json["embed_bits"] = *recipe.embed_bits;
   if (recipe.head_bits) json["head_bits"] = *recipe.head_bits;
-  if (recipe.mixed > 0) json["mixed"] = recipe.mixed;
+  if (recipe.mixed > 0) {
+    json["mixed"] = recipe.mixed;
+    json["salience"] = to_string(recipe.salience);
+    if (recipe.pbar_lambda) json["pbar_lambda"] = *recipe.pbar_lambda;
+  }
+  if (recipe.supervision != Supervision::none) {
+    json["supervision"] = to_string(recipe.supervision);
+  }
   for (const Rule& rule : recipe.rules) json["rules"].push_back(rule_json(rule));
   if (learns(recipe)) {
     json["learning"] = {{"epochs", recipe.learn.epochs},
@@ -371,6 +416,23 @@ void read_json(const nlohmann::json& json, const std::string& name, Recipe& reci
   reader.integer("embed_bits", recipe.embed_bits);
   reader.integer("head_bits", recipe.head_bits);
   reader.number("mixed", recipe.mixed);
+  if (const auto name_of = reader.text("salience")) {
+    const auto known = parse_salience(*name_of);
+    if (!known) {
+      reader.fail("salience",
+                  fmt::format("must be weight, activation or pbar, found \"{}\"", *name_of));
+    }
+    recipe.salience = *known;
+  }
+  reader.number("pbar_lambda", recipe.pbar_lambda);
+  if (const auto name_of = reader.text("supervision")) {
+    const auto known = parse_supervision(*name_of);
+    if (!known) {
+      reader.fail("supervision",
+                  fmt::format("must be none, full, target or blend, found \"{}\"", *name_of));
+    }
+    recipe.supervision = *known;
+  }
   if (const nlohmann::json* rules = reader.array("rules")) {
     recipe.rules.clear();
     for (const nlohmann::json& rule : *rules) {

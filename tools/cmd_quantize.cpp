@@ -30,7 +30,8 @@ struct Options {
   std::string range;
   std::string min;
   std::optional<int> embed_bits, head_bits;
-  std::optional<double> mixed;
+  std::optional<double> mixed, pbar_lambda;
+  std::string salience, supervision;
   CalibrationOptions calibration;
   CLI::Option* calib_seqs = nullptr;
   CLI::Option* calib_len = nullptr;
@@ -106,10 +107,15 @@ Recipe to_recipe(const Options& options) {
   }
   if (!options.passes.empty()) {
     set_passes(recipe, options.passes);
+  } else if (options.method == "squeeze10") {
+    set_squeeze10(recipe);
   } else if (!options.method.empty()) {
     set_passes(recipe, {options.method});
   }
   set_if(recipe.mixed, options.mixed);
+  if (!options.salience.empty()) recipe.salience = *parse_salience(options.salience);
+  if (options.pbar_lambda) recipe.pbar_lambda = options.pbar_lambda;
+  if (!options.supervision.empty()) recipe.supervision = *parse_supervision(options.supervision);
   if (options.bits) recipe.bits = *options.bits;
   if (!bits_given && recipe.mixed > 0) recipe.bits = kDefaultMixedBits;
   if (!options.group.empty()) recipe.group = options.group == "row" ? 0 : std::stoll(options.group);
@@ -243,8 +249,9 @@ void add_recipe_options(CLI::App& sub, Options& options) {
       "--method", options.method,
       "rtn (default): weights are rounded to nearest; gptq: column by column, later ones making "
       "up for the errors of earlier ones; awq: channels that meet strong inputs are scaled up "
-      "first; omniquant: ranges are learned layer by layer");
-  method->check(one_of({"rtn", "gptq", "awq", "omniquant"}))->type_name("METHOD");
+      "first; omniquant: ranges are learned layer by layer; squeeze10: gptq with a fifth of the "
+      "columns at 4 bits, those that lose most at 1 bit, and the others at 1");
+  method->check(one_of({"rtn", "gptq", "awq", "omniquant", "squeeze10"}))->type_name("METHOD");
   sub.add_option(
          "--passes", options.passes,
          "several of these in turn: awq, omniquant, rtn or gptq, and tune, which learns the "
@@ -281,6 +288,22 @@ void add_recipe_options(CLI::App& sub, Options& options) {
                  "(default 1)")
       ->check(is_share)
       ->type_name("SHARE");
+  sub.add_option("--salience", options.salience,
+                 "which columns: weight (default), those of the largest weights; activation, with "
+                 "the strongest inputs; pbar, those that lose most at few bits")
+      ->check(one_of({"weight", "activation", "pbar"}))
+      ->type_name("BY");
+  sub.add_option("--pbar-lambda", options.pbar_lambda,
+                 "pbar: what the inputs' own strength counts; default: for each input the best of "
+                 "0, 0.25, 0.5, 1 and 2")
+      ->check(CLI::Range(0.0, 1e6))
+      ->type_name("L");
+  sub.add_option("--fias", options.supervision,
+                 "gptq: what codes are fitted to: none (default), the inputs that the quantized "
+                 "layers make; full, those of full precision; blend, both; target, the first, with "
+                 "full precision's outputs")
+      ->check(one_of({"none", "full", "blend", "target"}))
+      ->type_name("HOW");
 }
 
 void add_calibration_options(CLI::App& sub, Options& options) {

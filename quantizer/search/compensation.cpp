@@ -4,26 +4,6 @@
 #include <utility>
 
 namespace tenfold {
-namespace {
-
-// x of H x = b, in place: H = U D U^T.
-void solve(const Feedback& feedback, std::vector<double>& x) {
-  const std::size_t n = x.size();
-  for (std::size_t i = n; i-- > 0;) {
-    for (std::size_t j = i + 1; j < n; ++j) {
-      x[i] -= static_cast<double>(feedback.u[i * n + j]) * x[j];
-    }
-  }
-  for (std::size_t i = 0; i < n; ++i) x[i] /= static_cast<double>(feedback.d[i]);
-  for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t j = i + 1; j < n; ++j) {
-      x[j] -= static_cast<double>(feedback.u[i * n + j]) * x[i];
-    }
-  }
-}
-
-}  // namespace
-
 Compensation::Compensation(const MatrixView& layout, std::vector<std::size_t> groups,
                            const Hessian& moments, double damping, ThreadPool& pool)
     : layout_(layout), all_(column_groups(layout)), groups_(std::move(groups)) {

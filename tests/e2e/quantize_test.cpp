@@ -195,6 +195,29 @@ TEST(QuantizeCommand, CalibratesAndTellsAboutIt) {
                   "exists already");
 }
 
+TEST(QuantizeCommand, SqueezesToAFifthAtFourBits) {
+  const ScratchFolder folder;
+  const auto model = tiny_model(folder);
+  const auto text = folder.write("text.txt", prose());
+  const auto made = folder / "made.gguf";
+  run_ok({"quantize", "--quiet", "-m", model, "-o", made, "--method", "squeeze10", "--pbar-lambda",
+          "0.5", "--calib", text, "--calib-seqs", "4", "--calib-len", "32"});
+  const json found = json::parse(run_ok({"inspect", made, "--json"}));
+  const json& recipe = found["quantization"];
+  EXPECT_EQ(recipe["mixed"], 0.2);
+  EXPECT_EQ(recipe["bits"], 1);
+  EXPECT_EQ(recipe["group"], "row");
+  EXPECT_EQ(recipe["salience"], "pbar");
+  EXPECT_EQ(recipe["supervision"], "target");
+  EXPECT_EQ(recipe["pbar_lambda"], 0.5);
+  expect_sentence(
+      run_tenfold({"quantize", "-m", model, "-o", folder / "x.gguf", "--method", "squeeze10"}), 2,
+      "--calib FILE");
+  expect_sentence(run_tenfold({"quantize", "-m", model, "-o", folder / "x.gguf", "--method", "awq",
+                               "--fias", "full", "--calib", text}),
+                  2, "codes of gptq");
+}
+
 // Killed again and again at other moments, without a chance to save anything.
 TEST(QuantizeCommand, ResumesAfterKills) {
   const ScratchFolder folder;

@@ -52,8 +52,14 @@ TEST(Recipe, JsonComesBackAsItWas) {
   EXPECT_TRUE(back.scale && back.values && !back.permute && !back.ffn && !back.norms);
   EXPECT_EQ(back.target, SearchTarget::teacher);
   Recipe mixed;
+  set_squeeze10(mixed);
   mixed.bits = 1;
   mixed.mixed = 0.25;
+  mixed.pbar_lambda = 0.5;
+  mixed.supervision = Supervision::target;
+  const Recipe mixed_back = from_json(to_json(mixed));
+  EXPECT_TRUE(mixed_back.salience == Salience::pbar && mixed_back.pbar_lambda == 0.5 &&
+              mixed_back.supervision == Supervision::target);
   EXPECT_EQ(to_json(from_json(to_json(mixed))), to_json(mixed));
 }
 
@@ -76,6 +82,8 @@ TEST(Recipe, RefusesWhatIsNotOne) {
   EXPECT_NE(refused(R"({"learning": {"speed": 3}})").find("speed"), std::string::npos);
   EXPECT_NE(refused(R"({"search": {"target": "truth"}})").find("found \"truth\""),
             std::string::npos);
+  EXPECT_NE(refused(R"({"salience": "size"})").find("found \"size\""), std::string::npos);
+  EXPECT_NE(refused(R"({"supervision": "A"})").find("found \"A\""), std::string::npos);
   EXPECT_NE(refused(R"({"bits": 4294967300})").find("cannot be 4294967300"), std::string::npos);
   EXPECT_NE(refused(R"({"calibration": {"seed": -1}})").find("cannot be -1"), std::string::npos);
   EXPECT_NE(refused(R"({"rules": [{"layers": [5, 2]}]})").find("layers"), std::string::npos);

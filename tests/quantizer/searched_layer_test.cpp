@@ -110,10 +110,10 @@ INSTANTIATE_TEST_SUITE_P(Models, SearchedLayerOf,
                                                               "llama-headdim-bias", "opt-pre-ln",
                                                               "opt-post-ln-proj"),
                                             ::testing::Bool()),
-                         [](const auto& info) {
-                           std::string model = std::get<0>(info.param);
+                         [](const auto& of) {
+                           std::string model = std::get<0>(of.param);
                            std::replace(model.begin(), model.end(), '-', '_');
-                           return model + (std::get<1>(info.param) ? "_compensated" : "_nearest");
+                           return model + (std::get<1>(of.param) ? "_compensated" : "_nearest");
                          });
 
 TEST_P(SearchedLayerOf, IsWhatTheTransformsMakeOfTheSource) {
