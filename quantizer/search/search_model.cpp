@@ -12,6 +12,7 @@
 #include "quantizer/calibrated.h"
 #include "quantizer/checkpoint.h"
 #include "quantizer/identity.h"
+#include "quantizer/panel.h"
 #include "runtime/files/json_file.h"
 #include "runtime/files/output_file.h"
 #include "runtime/files/packed_matrix.h"
@@ -106,6 +107,7 @@ class SearchRun {
     if (std::filesystem::exists(work(kFactorsFile))) return;
     QuantizeOptions start = options_;
     start.recipe.search = {};
+    start.recipe.tune = false;  // what the search rounds anew would be tuned no more
     start.overwrite = true;
     start.resume = options_.resume && needs_calibration(start.recipe);
     QuantizeResult made;
@@ -200,8 +202,13 @@ class SearchRun {
     if (state) search.resume(*std::move(state));
     go_on(search, *model, *start_source);
     result.search = search.state().counts;
+    if (options_.recipe.tune) {
+      save(search, *model, *start_source);
+      tune(calibration, *model, result);
+    }
     GgufMetadata metadata = start_source->gguf().metadata();
     metadata.set(std::string(kRecipeKey), to_json(options_.recipe));
+    if (!result.losses.empty()) metadata.set(std::string(kLossesKey), result.losses);
     metadata.set(std::string(kCalibrationHashKey), fmt::format("{:016x}", calibration.hash));
     metadata.set(std::string(kSearchKey), summary(search.state(), objective));
     write_model(*start_source, *model, std::move(metadata), output_, options_.overwrite);
@@ -229,6 +236,41 @@ class SearchRun {
                     work(model_name(search.state().steps)).string());
       }
     }
+  }
+
+  // The grids of the codes that the search ended with.
+  void tune(const Calibration& calibration, Decoder& model, QuantizeResult& result) {
+    Recipe recipe = options_.recipe;
+    recipe.supervision = Supervision::none;  // no codes are chosen
+    CalibratedModel calibrated(
+        source_, calibration, recipe,
+        {pool_.size(), options_.isa, checkpoint_->folder(), options_.spill_above}, [this] {
+          if (progress_ && !progress_(0, 1)) interrupted();
+        });
+    nlohmann::ordered_json losses = nlohmann::ordered_json::array();
+    if (!result.losses.empty()) losses = parse_json(result.losses, work(kStartFile).string());
+    for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
+      std::vector<CalibratedModel::Matrix> matrices;
+      for (const ModelTensor& tensor : tensors_) {
+        if (layer_of(tensor.info.name) != layer || !tensor.info.is_matrix()) continue;
+        matrices.push_back({{tensor.info.name, &tensor.rows, {}}, layer_matrix(tensor.info.name)});
+      }
+      LayerWeights& weights = model.weights().layers[static_cast<std::size_t>(layer)];
+      const std::array<double, 2> loss = calibrated.tune_layer(layer, matrices, pool_, [&] {
+        for (const CalibratedModel::Matrix& matrix : matrices) {
+          QuantizedMatrix& weight = dense_of(weights, matrix.role).weight;
+          QuantizedMatrix copy = copy_matrix(weight.view);
+          std::swap(copy, weight);
+        }
+        std::swap(calibrated.layer_weights(layer), weights);
+      });
+      std::swap(calibrated.layer_weights(layer), weights);
+      if (losses.size() <= static_cast<std::size_t>(layer)) {
+        losses.push_back(nlohmann::ordered_json::object());
+      }
+      losses[static_cast<std::size_t>(layer)]["tuned"] = {{"before", loss[0]}, {"after", loss[1]}};
+    }
+    result.losses = losses.dump();
   }
 
   static std::string model_name(std::int64_t steps) { return fmt::format("step-{}.gguf", steps); }

@@ -173,6 +173,42 @@ TEST_F(SearchTest, ResumesToTheSameBytes) {
   EXPECT_FALSE(std::filesystem::exists(path.string() + ".work"));
 }
 
+// Grids are learned last, for the codes that the search ended with.
+TEST_F(SearchTest, TunesWhatItFound) {
+  for (const char* pass : {"rtn", "gptq"}) {
+    QuantizeOptions with = options(12);
+    set_passes(with.recipe, {pass, "tune"});
+    with.recipe.learn.epochs = 2;
+    const auto path = make(std::string(pass) + ".gguf", with);
+    EXPECT_GT(search_of(path)["accepted"], 0) << pass;
+    const GgufFile file(path);
+    const auto losses = nlohmann::json::parse(*file.metadata().get_string(kLossesKey));
+    ASSERT_EQ(losses.size(), 3u);
+    for (const nlohmann::json& layer : losses) {
+      EXPECT_LE(layer["tuned"]["after"], layer["tuned"]["before"]) << pass;
+    }
+    QuantizeOptions plain = with;
+    plain.recipe.tune = false;
+    const auto untuned = make(std::string(pass) + "-untuned.gguf", plain);
+    EXPECT_EQ(search_of(untuned)["history"], search_of(path)["history"]) << pass;
+    EXPECT_NE(read_file(untuned), read_file(path)) << pass;
+    // Interrupted while it tunes.
+    const auto resumed = folder_ / (std::string(pass) + "-resumed.gguf");
+    bool searched = false;
+    with.on_search_step = [&](const SearchStep& step, const SearchCounts&) {
+      searched = step.step == 11;
+      return true;
+    };
+    testing::expect_error(ErrorCode::cancelled, [&] {
+      quantize(source_, resumed, with, [&](std::uint64_t, std::uint64_t) { return !searched; });
+    });
+    with.resume = true;
+    with.on_search_step = {};
+    quantize(source_, resumed, with, {});
+    EXPECT_EQ(read_file(resumed), read_file(path)) << pass;
+  }
+}
+
 TEST_F(SearchTest, AnInterruptedStartSaysHowToGoOn) {
   for (const char* pass : {"rtn", "gptq"}) {
     QuantizeOptions with = options(4);
