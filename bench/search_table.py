@@ -31,11 +31,12 @@ STARTS = {
     "OmniQuant + GPTQ + tune": ["--passes", "omniquant,gptq,tune", *WEIGHTED, "--epochs", "3"],
 }
 G128 = ["--bits", "2", "--group", "128"]
+TEACHER = ["--target", "teacher"]
 PAPER = ["--couplings", "ffn", "--local", "0", "--early", "0", "--target", "text"]
 
 # Of each suite, what a row is called, the flags of its start and those of its search.
 SUITES = {
-    "starts": {name: (G128 + flags, []) for name, flags in STARTS.items()},
+    "starts": {name: (G128 + flags, TEACHER) for name, flags in STARTS.items()},
     "paper": {f"{name}, the paper's moves": (G128 + STARTS[name], PAPER)
               for name in ("RTN min-max", "AWQ")},
     "moves": {name: (G128 + MINMAX, flags) for name, flags in {
@@ -55,12 +56,12 @@ SUITES = {
                for name in ("RTN min-max", "GPTQ") for target in ("text", "teacher")},
     "sequences": {f"{n} sequences": (G128 + MINMAX, ["--calib-seqs", str(n)])
                   for n in (1, 8, 16, 32, 128)},
-    "widths": {f"{width}, {name}": (flags + STARTS[name], [])
+    "widths": {f"{width}, {name}": (flags + STARTS[name], TEACHER)
                for width, flags in {"1-bit g64": ["--bits", "1", "--group", "64"],
                                     "2-bit g64": ["--bits", "2", "--group", "64"],
                                     "3-bit g128": ["--bits", "3", "--group", "128"]}.items()
                for name in ("RTN min-max", "AWQ", "GPTQ")},
-    "smollm2": {name: (["--bits", "2", "--group", "64", *flags], []) for name, flags in {
+    "smollm2": {name: (["--bits", "2", "--group", "64", *flags], TEACHER) for name, flags in {
         "GPTQ": STARTS["GPTQ"],
         "GPTQ + tune": ["--passes", "gptq,tune", *WEIGHTED, "--epochs", "3"]}.items()},
 }
