@@ -28,7 +28,7 @@ STARTS = {
     "AWQ": ["--method", "awq", *WEIGHTED],
     "OmniQuant": ["--method", "omniquant", *WEIGHTED],
     "GPTQ": ["--method", "gptq", *WEIGHTED],
-    "OmniQuant + GPTQ + tune": ["--passes", "omniquant,gptq,tune", *WEIGHTED, "--epochs", "3"],
+    "GPTQ aimed + tune": ["--passes", "gptq,tune", "--fias", "target", *WEIGHTED, "--epochs", "3"],
 }
 G128 = ["--bits", "2", "--group", "128"]
 TEACHER = ["--target", "teacher"]
@@ -63,7 +63,7 @@ SUITES = {
                for name in ("RTN min-max", "AWQ", "GPTQ")},
     "smollm2": {name: (["--bits", "2", "--group", "64", *flags], TEACHER) for name, flags in {
         "GPTQ": STARTS["GPTQ"],
-        "GPTQ + tune": ["--passes", "gptq,tune", *WEIGHTED, "--epochs", "3"]}.items()},
+        "GPTQ aimed + tune": STARTS["GPTQ aimed + tune"]}.items()},
 }
 
 

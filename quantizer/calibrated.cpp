@@ -549,16 +549,4 @@ void CalibratedModel::pass_layer(std::int64_t i, const std::vector<Matrix>& matr
   advance(i);
 }
 
-std::array<double, 2> CalibratedModel::tune_layer(std::int64_t i,
-                                                  const std::vector<Matrix>& matrices,
-                                                  ThreadPool& pool,
-                                                  const std::function<void()>& restore) {
-  make_targets(i, matrices, pool);
-  restore();
-  LayerLosses losses;
-  tune(i, matrices, losses, pool);
-  advance(i);
-  return *losses.tuned;
-}
-
 }  // namespace tenfold

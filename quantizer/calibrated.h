@@ -74,11 +74,6 @@ class CalibratedModel {
   void pass_layer(std::int64_t i, const std::vector<Matrix>& matrices, ThreadPool& pool,
                   const std::function<void()>& restore);
 
-  // The same, and learns the grids of those weights, in memory that may be written to. Returns the
-  // errors of the layer's outputs before and after.
-  std::array<double, 2> tune_layer(std::int64_t i, const std::vector<Matrix>& matrices,
-                                   ThreadPool& pool, const std::function<void()>& restore);
-
   LayerWeights& layer_weights(std::int64_t i) const {
     return model_->weights().layers[static_cast<std::size_t>(i)];
   }

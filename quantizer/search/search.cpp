@@ -220,6 +220,15 @@ FloatLayer Search::source_layer(std::int64_t layer) const {
   return result;
 }
 
+FloatLayer Search::moved_layer(std::int64_t layer) const {
+  FloatLayer moved = source_layer(layer);
+  for (std::size_t c = 0; c < couplings_.size(); ++c) {
+    const FloatLayer before = moved;
+    transform(before, couplings_[c], state_.transforms[static_cast<std::size_t>(layer)][c], moved);
+  }
+  return moved;
+}
+
 void Search::visit(std::int64_t layer) {
   if (visited_ == layer) return;
   const auto i = static_cast<std::size_t>(layer);

@@ -76,6 +76,8 @@ class Search {
 
   SearchStep step();
   const SearchState& state() const noexcept { return state_; }
+  // The source's layer as the search has moved it so far: computes what the source does.
+  FloatLayer moved_layer(std::int64_t layer) const;
   // Goes on where a search stood when the model was the one given.
   void resume(SearchState state);
 

@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/isa.h"
 #include "kernels/error.h"
+#include "models/gguf_output.h"
 #include "quantizer/calibrated.h"
 #include "quantizer/checkpoint.h"
 #include "quantizer/identity.h"
@@ -23,6 +24,8 @@ namespace {
 constexpr const char* kStartFile = "start.gguf";
 constexpr const char* kFactorsFile = "start.json";
 constexpr const char* kStateFile = "search.json";
+constexpr const char* kMovedFile = "moved.gguf";
+constexpr const char* kFinalFile = "final.gguf";
 constexpr std::uint64_t kMostWorkValues = 32u << 20;  // of either; 10 Mi at 70 B parameters
 
 void write_text(const std::filesystem::path& path, const std::string& text) {
@@ -31,10 +34,27 @@ void write_text(const std::filesystem::path& path, const std::string& text) {
   file.commit();
 }
 
+using Changed = std::map<std::string, std::span<const std::byte>, std::less<>>;
+
+// A file with other bytes in some tensors.
+void copy_model(const ModelSource& from, const Changed& changed, GgufMetadata metadata,
+                const std::filesystem::path& path, bool overwrite) {
+  std::vector<GgufTensorDecl> decls;
+  for (const TensorSource& tensor : from.gguf().tensors()) {
+    decls.push_back({tensor.name, tensor.shape, tensor.dtype});
+  }
+  GgufWriter writer(path, overwrite, std::move(metadata), std::move(decls));
+  for (const TensorSource& tensor : from.gguf().tensors()) {
+    const auto found = changed.find(tensor.name);
+    writer.write(found == changed.end() ? tensor.data : found->second);
+  }
+  writer.finish();
+}
+
 // The file of `start` with the layers of `model` in place of its own.
 void write_model(const ModelSource& start, const Decoder& model, GgufMetadata metadata,
                  const std::filesystem::path& path, bool overwrite) {
-  std::map<std::string, std::span<const std::byte>, std::less<>> changed;
+  Changed changed;
   for (std::size_t i = 0; i < model.weights().layers.size(); ++i) {
     for (const LayerNorm role : {LayerNorm::attn, LayerNorm::ffn}) {
       const Norm& norm = norm_of(model.weights().layers[i], role);
@@ -53,16 +73,7 @@ void write_model(const ModelSource& start, const Decoder& model, GgufMetadata me
       if (!dense.bias.empty()) changed[name + ".bias"] = std::as_bytes(std::span(dense.bias));
     }
   }
-  std::vector<GgufTensorDecl> decls;
-  for (const TensorSource& tensor : start.gguf().tensors()) {
-    decls.push_back({tensor.name, tensor.shape, tensor.dtype});
-  }
-  GgufWriter writer(path, overwrite, std::move(metadata), std::move(decls));
-  for (const TensorSource& tensor : start.gguf().tensors()) {
-    const auto found = changed.find(tensor.name);
-    writer.write(found == changed.end() ? tensor.data : found->second);
-  }
-  writer.finish();
+  copy_model(start, changed, std::move(metadata), path, overwrite);
 }
 
 class SearchRun {
@@ -107,16 +118,12 @@ class SearchRun {
     if (std::filesystem::exists(work(kFactorsFile))) return;
     QuantizeOptions start = options_;
     start.recipe.search = {};
-    start.recipe.tune = false;  // what the search rounds anew would be tuned no more
+    // A step cannot do these for what it rounds anew: they come after the search.
+    start.recipe.tune = false;
+    start.recipe.supervision = Supervision::none;
     start.overwrite = true;
     start.resume = options_.resume && needs_calibration(start.recipe);
-    QuantizeResult made;
-    try {
-      made = quantize(source_, work(kStartFile), start, progress_);
-    } catch (const Error& error) {
-      if (error.code() == ErrorCode::cancelled) interrupted();  // it names the start's own file
-      throw;
-    }
+    const QuantizeResult made = part(source_, kStartFile, start);
     nlohmann::ordered_json json{{"clipped", made.clipped},
                                 {"factors", nlohmann::ordered_json::array()}};
     for (const LayerFactors& layer : made.factors) json["factors"].push_back(to_json(layer));
@@ -202,15 +209,13 @@ class SearchRun {
     if (state) search.resume(*std::move(state));
     go_on(search, *model, *start_source);
     result.search = search.state().counts;
-    if (options_.recipe.tune) {
+    const std::string said = summary(search.state(), objective);
+    if (options_.recipe.tune || options_.recipe.supervision != Supervision::none) {
       save(search, *model, *start_source);
-      tune(calibration, *model, result);
+      return finish(search, said, result);
     }
-    GgufMetadata metadata = start_source->gguf().metadata();
-    metadata.set(std::string(kRecipeKey), to_json(options_.recipe));
-    if (!result.losses.empty()) metadata.set(std::string(kLossesKey), result.losses);
+    GgufMetadata metadata = with_search(start_source->gguf().metadata(), said);
     metadata.set(std::string(kCalibrationHashKey), fmt::format("{:016x}", calibration.hash));
-    metadata.set(std::string(kSearchKey), summary(search.state(), objective));
     write_model(*start_source, *model, std::move(metadata), output_, options_.overwrite);
   }
 
@@ -238,39 +243,74 @@ class SearchRun {
     }
   }
 
-  // The grids of the codes that the search ended with.
-  void tune(const Calibration& calibration, Decoder& model, QuantizeResult& result) {
-    Recipe recipe = options_.recipe;
-    recipe.supervision = Supervision::none;  // no codes are chosen
-    CalibratedModel calibrated(
-        source_, calibration, recipe,
-        {pool_.size(), options_.isa, checkpoint_->folder(), options_.spill_above}, [this] {
-          if (progress_ && !progress_(0, 1)) interrupted();
-        });
-    nlohmann::ordered_json losses = nlohmann::ordered_json::array();
-    if (!result.losses.empty()) losses = parse_json(result.losses, work(kStartFile).string());
-    for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
-      std::vector<CalibratedModel::Matrix> matrices;
-      for (const ModelTensor& tensor : tensors_) {
-        if (layer_of(tensor.info.name) != layer || !tensor.info.is_matrix()) continue;
-        matrices.push_back({{tensor.info.name, &tensor.rows, {}}, layer_matrix(tensor.info.name)});
-      }
-      LayerWeights& weights = model.weights().layers[static_cast<std::size_t>(layer)];
-      const std::array<double, 2> loss = calibrated.tune_layer(layer, matrices, pool_, [&] {
-        for (const CalibratedModel::Matrix& matrix : matrices) {
-          QuantizedMatrix& weight = dense_of(weights, matrix.role).weight;
-          QuantizedMatrix copy = copy_matrix(weight.view);
-          std::swap(copy, weight);
-        }
-        std::swap(calibrated.layer_weights(layer), weights);
-      });
-      std::swap(calibrated.layer_weights(layer), weights);
-      if (losses.size() <= static_cast<std::size_t>(layer)) {
-        losses.push_back(nlohmann::ordered_json::object());
-      }
-      losses[static_cast<std::size_t>(layer)]["tuned"] = {{"before", loss[0]}, {"after", loss[1]}};
+  // The source as the search moved it, in float32.
+  void write_moved(const Search& search, const std::filesystem::path& path) const {
+    std::vector<GgufTensorDecl> decls;
+    for (const ModelTensor& tensor : tensors_) {
+      decls.push_back({tensor.info.name, tensor.info.shape, DType::f32});
     }
-    result.losses = losses.dump();
+    const std::vector<float> divisors = rope_divisors(spec_);
+    if (!divisors.empty()) {
+      decls.push_back(
+          {kRopeDivisorsName, {static_cast<std::int64_t>(divisors.size())}, DType::f32});
+    }
+    GgufWriter writer(path, true, model_metadata(family_, spec_, *source_), std::move(decls));
+    std::optional<FloatLayer> moved;
+    std::int64_t at = -1;
+    for (const ModelTensor& tensor : tensors_) {
+      const std::int64_t layer = layer_of(tensor.info.name);
+      if (layer < 0) {
+        write_rows(tensor.rows, DType::f32, writer);
+        continue;
+      }
+      if (layer != at) moved = search.moved_layer(layer);
+      at = layer;
+      writer.write(std::as_bytes(std::span(part_of(*moved, tensor.info.name))));
+    }
+    if (!divisors.empty()) writer.write(std::as_bytes(std::span(divisors)));
+    writer.finish();
+  }
+
+  static const std::vector<float>& part_of(const FloatLayer& layer, const std::string& name) {
+    const bool bias = name.ends_with(".bias");
+    for (const LayerNorm norm : {LayerNorm::attn, LayerNorm::ffn}) {
+      if (!name.starts_with(tensor_name(layer_of(name), norm) + ".")) continue;
+      return bias ? layer[norm].bias : layer[norm].weight;
+    }
+    const FloatLayer::Part& part = layer[layer_matrix(name)];
+    return bias ? part.bias : part.weight;
+  }
+
+  // Quantizes the moved source by the whole recipe.
+  void finish(const Search& search, const std::string& summary, QuantizeResult& result) {
+    write_moved(search, work(kMovedFile));
+    QuantizeOptions last = options_;
+    last.recipe.search = {};
+    last.overwrite = true;
+    last.resume = options_.resume && std::filesystem::exists(work(kFinalFile).string() + ".work");
+    const auto moved = std::make_shared<const ModelSource>(work(kMovedFile));
+    const QuantizeResult made = part(moved, kFinalFile, last);
+    result.clipped = made.clipped;
+    result.losses = made.losses;
+    const ModelSource done(work(kFinalFile));
+    copy_model(done, {}, with_search(done.gguf().metadata(), summary), output_, options_.overwrite);
+  }
+
+  // quantize(), whose files are of this run.
+  QuantizeResult part(const std::shared_ptr<const ModelSource>& source, const char* file,
+                      const QuantizeOptions& options) const {
+    try {
+      return quantize(source, work(file), options, progress_);
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::cancelled) interrupted();
+      throw;
+    }
+  }
+
+  GgufMetadata with_search(GgufMetadata metadata, const std::string& summary) const {
+    metadata.set(std::string(kRecipeKey), to_json(options_.recipe));
+    metadata.set(std::string(kSearchKey), summary);
+    return metadata;
   }
 
   static std::string model_name(std::int64_t steps) { return fmt::format("step-{}.gguf", steps); }

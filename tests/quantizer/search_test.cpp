@@ -53,6 +53,18 @@ class SearchOf : public ::testing::TestWithParam<const char*> {
     const GgufFile file(path);
     return nlohmann::json::parse(*file.metadata().get_string(kSearchKey));
   }
+  // From the source, of what the file predicts.
+  double divergence_of(const std::filesystem::path& path) {
+    LoadedModel a(model_);
+    LoadedModel b(path);
+    b.ws.backend = make_cpu_backend({2, "", Activations::int8x2});
+    const auto tokenizer = load_tokenizer(*source_);
+    PerplexityOptions windows;
+    windows.window = 128;
+    return divergence({a.model.get(), &a.ws}, {b.model.get(), &b.ws},
+                      tokenizer->encode(prose().substr(0, 2000), {}), windows, {})
+        .mean;
+  }
   // What the file's own packed weights lose, run afresh.
   double loss_of(const std::filesystem::path& path, const QuantizeOptions& options,
                  double* held_out) {
@@ -116,17 +128,6 @@ TEST_P(SearchOf, MovesKeepTheFunction) {
   with.recipe.search.scale_step = 0.1;
   with.recipe.search.rotate_step = 0.5;
   with.recipe.search.ffn = false;  // whose rotation is not exact in OPT
-  const auto divergence_of = [&](const std::filesystem::path& path) {
-    LoadedModel a(model_);
-    LoadedModel b(path);
-    b.ws.backend = make_cpu_backend({2, "", Activations::int8x2});
-    const auto tokenizer = load_tokenizer(*source_);
-    PerplexityOptions windows;
-    windows.window = 128;
-    return divergence({a.model.get(), &a.ws}, {b.model.get(), &b.ws},
-                      tokenizer->encode(prose().substr(0, 2000), {}), windows, {})
-        .mean;
-  };
   QuantizeOptions plain = with;
   plain.recipe.search.steps = 0;
   const double rounded = divergence_of(make("plain.gguf", plain));
@@ -173,15 +174,18 @@ TEST_F(SearchTest, ResumesToTheSameBytes) {
   EXPECT_FALSE(std::filesystem::exists(path.string() + ".work"));
 }
 
-// Grids are learned last, for the codes that the search ended with.
-TEST_F(SearchTest, TunesWhatItFound) {
+// What a step cannot do for what it rounds anew, learned grids and full-precision targets, is done
+// for the moved weights, which compute what the source does.
+TEST_F(SearchTest, FinishesByTheWholeRecipe) {
   for (const char* pass : {"rtn", "gptq"}) {
     QuantizeOptions with = options(12);
     set_passes(with.recipe, {pass, "tune"});
+    if (with.recipe.method == Method::gptq) with.recipe.supervision = Supervision::target;
     with.recipe.learn.epochs = 2;
     const auto path = make(std::string(pass) + ".gguf", with);
     EXPECT_GT(search_of(path)["accepted"], 0) << pass;
     const GgufFile file(path);
+    EXPECT_EQ(*file.metadata().get_string(kRecipeKey), to_json(with.recipe));
     const auto losses = nlohmann::json::parse(*file.metadata().get_string(kLossesKey));
     ASSERT_EQ(losses.size(), 3u);
     for (const nlohmann::json& layer : losses) {
@@ -189,10 +193,18 @@ TEST_F(SearchTest, TunesWhatItFound) {
     }
     QuantizeOptions plain = with;
     plain.recipe.tune = false;
-    const auto untuned = make(std::string(pass) + "-untuned.gguf", plain);
-    EXPECT_EQ(search_of(untuned)["history"], search_of(path)["history"]) << pass;
-    EXPECT_NE(read_file(untuned), read_file(path)) << pass;
-    // Interrupted while it tunes.
+    plain.recipe.supervision = Supervision::none;
+    const auto unfinished = make(std::string(pass) + "-plain.gguf", plain);
+    EXPECT_EQ(search_of(unfinished)["history"], search_of(path)["history"]) << pass;
+    EXPECT_NE(read_file(unfinished), read_file(path)) << pass;
+    // At 8 bits what is left is the function, and the moved weights have it.
+    QuantizeOptions fine = with;
+    fine.recipe.bits = 8;
+    const double searched_loss = divergence_of(make(std::string(pass) + "-8.gguf", fine));
+    fine.recipe.search.steps = 0;
+    EXPECT_LT(searched_loss, 1.5 * divergence_of(make(std::string(pass) + "-8-plain.gguf", fine)))
+        << pass;
+    // Interrupted after the search.
     const auto resumed = folder_ / (std::string(pass) + "-resumed.gguf");
     bool searched = false;
     with.on_search_step = [&](const SearchStep& step, const SearchCounts&) {
