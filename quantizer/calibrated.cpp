@@ -196,6 +196,7 @@ CalibratedModel::Observed CalibratedModel::observe(std::int64_t layer, LinearInp
     observed.held_out.x.insert(observed.held_out.x.end(), seen.begin(), seen.end());
     observed.held_out.tokens += batch_.size();
   }
+  if (full) full->require_finite();
   if (full && recipe_.supervision == Supervision::full) observed.hessian = std::move(full);
   if (full && recipe_.supervision == Supervision::blend) observed.hessian->blend(*full, 0.5);
   if (observed.hessian) observed.hessian->require_finite();
@@ -378,6 +379,7 @@ void CalibratedModel::advance(std::int64_t layer) {
     std::memcpy(residual_.as<float>() + s * floats, ws_.x.get<float>(floats),
                 floats * sizeof(float));
   }
+  if (full_model_) full_model_->forget(layer);
 }
 
 QuantizedMatrix CalibratedModel::realize_matrix(const Weights& matrix, const Observed& observed,
@@ -444,7 +446,7 @@ void CalibratedModel::choose_columns(LinearInput input, const Observed& observed
     double sum = 0;
     for (const Matrix* matrix : mixed) {
       MatrixLoss loss;
-      realize_matrix(*matrix, observed, loss, pool, [](std::int64_t) {});
+      realize_matrix(*matrix, observed, loss, pool, [this](std::int64_t) { busy_(); });
       sum += loss.chosen;
     }
     if (least && !(sum < *least)) continue;

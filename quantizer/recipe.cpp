@@ -69,6 +69,15 @@ void check_squeeze(const Recipe& recipe) {
     throw_error(ErrorCode::bad_request,
                 "the columns that keep more bits are chosen in a mixed layout: --mixed SHARE");
   }
+  if (recipe.salience != Salience::weight && (recipe.awq || recipe.omniquant)) {
+    throw_error(ErrorCode::bad_request,
+                "columns are chosen by their inputs when codes are, after {} has fitted its scales "
+                "to another choice: they do not compose",
+                recipe.awq ? "awq" : "omniquant");
+  }
+  if (recipe.pbar_lambda && recipe.salience != Salience::pbar) {
+    throw_error(ErrorCode::bad_request, "PBAR's lambda needs --salience pbar");
+  }
   if (recipe.pbar_lambda && !(*recipe.pbar_lambda >= 0)) {
     throw_error(ErrorCode::bad_request, "PBAR's lambda cannot be less than 0, found {}",
                 *recipe.pbar_lambda);

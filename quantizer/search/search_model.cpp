@@ -25,7 +25,6 @@ constexpr const char* kStartFile = "start.gguf";
 constexpr const char* kFactorsFile = "start.json";
 constexpr const char* kStateFile = "search.json";
 constexpr const char* kMovedFile = "moved.gguf";
-constexpr const char* kFinalFile = "final.gguf";
 constexpr std::uint64_t kMostWorkValues = 32u << 20;  // of either; 10 Mi at 70 B parameters
 
 void write_text(const std::filesystem::path& path, const std::string& text) {
@@ -98,6 +97,7 @@ class SearchRun {
     QuantizeResult result = quantize(source_, output_, sizes, {});
     if (options_.dry_run) return result;
     check_output(output_, options_.overwrite);
+    check_exact();
     const Calibration calibration = draw_calibration(*source_, options_.recipe.calibration);
     const auto start = options_.resume ? Checkpoint::Start::resume : Checkpoint::Start::fresh;
     const std::string isa = choose_kernels(options_.isa).isa;
@@ -106,7 +106,8 @@ class SearchRun {
     checkpoint_.emplace(output_, run_identity(endless, calibration, spec_, tensors_, isa), start,
                         options_.overwrite);
     make_start();
-    search(calibration, result);
+    const std::string said = search(calibration, result);
+    if (finishes()) finish(said, result);
     checkpoint_->remove();
     return result;
   }
@@ -121,6 +122,11 @@ class SearchRun {
     // A step cannot do these for what it rounds anew: they come after the search.
     start.recipe.tune = false;
     start.recipe.supervision = Supervision::none;
+    // Which the plan would choose otherwise where nothing is calibrated any more.
+    if (!start.recipe.min && start.recipe.bits == 2 && needs_calibration(options_.recipe) &&
+        !needs_calibration(start.recipe)) {
+      start.recipe.min = MinKind::zero;
+    }
     start.overwrite = true;
     start.resume = options_.resume && needs_calibration(start.recipe);
     const QuantizeResult made = part(source_, kStartFile, start);
@@ -174,7 +180,26 @@ class SearchRun {
     }
   }
 
-  void search(const Calibration& calibration, QuantizeResult& result) {
+  // Whether the recipe has what a step cannot do for what it rounds anew: that comes last.
+  bool finishes() const {
+    return options_.recipe.tune || options_.recipe.supervision != Supervision::none;
+  }
+
+  // What such a run learns from is the moved source, which must be the source.
+  void check_exact() const {
+    const SearchOptions& wanted = options_.recipe.search;
+    if (!finishes() || !wanted.ffn || !wanted.rotate || wanted.local > 0) return;
+    for (const Coupling& coupling : couplings_of(spec_)) {
+      if (coupling.rotation != Exactness::approximate) continue;
+      throw_error(ErrorCode::bad_request,
+                  "turning the channels of {} changes what the model computes, so with tune or "
+                  "--fias it takes --moves perm,scale or a screened search",
+                  coupling.name);
+    }
+  }
+
+  // Returns what the file shall say of the search.
+  std::string search(const Calibration& calibration, QuantizeResult& result) {
     const auto start_source = std::make_shared<const ModelSource>(work(kStartFile));
     if (const std::string* losses = start_source->gguf().metadata().get_string(kLossesKey)) {
       result.losses = *losses;
@@ -210,13 +235,15 @@ class SearchRun {
     go_on(search, *model, *start_source);
     result.search = search.state().counts;
     const std::string said = summary(search.state(), objective);
-    if (options_.recipe.tune || options_.recipe.supervision != Supervision::none) {
+    if (finishes()) {
       save(search, *model, *start_source);
-      return finish(search, said, result);
+      write_moved(search, work(kMovedFile));
+      return said;
     }
     GgufMetadata metadata = with_search(start_source->gguf().metadata(), said);
     metadata.set(std::string(kCalibrationHashKey), fmt::format("{:016x}", calibration.hash));
     write_model(*start_source, *model, std::move(metadata), output_, options_.overwrite);
+    return said;
   }
 
   void go_on(Search& search, const Decoder& model, const ModelSource& start) {
@@ -282,22 +309,23 @@ class SearchRun {
   }
 
   // Quantizes the moved source by the whole recipe.
-  void finish(const Search& search, const std::string& summary, QuantizeResult& result) {
-    write_moved(search, work(kMovedFile));
+  void finish(const std::string& summary, QuantizeResult& result) {
+    // More steps move other weights: what was made of fewer is not gone on with.
+    const std::string file = fmt::format("final-{}.gguf", options_.recipe.search.steps);
     QuantizeOptions last = options_;
     last.recipe.search = {};
     last.overwrite = true;
-    last.resume = options_.resume && std::filesystem::exists(work(kFinalFile).string() + ".work");
+    last.resume = options_.resume && std::filesystem::exists(work(file).string() + ".work");
     const auto moved = std::make_shared<const ModelSource>(work(kMovedFile));
-    const QuantizeResult made = part(moved, kFinalFile, last);
+    const QuantizeResult made = part(moved, file, last);
     result.clipped = made.clipped;
     result.losses = made.losses;
-    const ModelSource done(work(kFinalFile));
+    const ModelSource done(work(file));
     copy_model(done, {}, with_search(done.gguf().metadata(), summary), output_, options_.overwrite);
   }
 
   // quantize(), whose files are of this run.
-  QuantizeResult part(const std::shared_ptr<const ModelSource>& source, const char* file,
+  QuantizeResult part(const std::shared_ptr<const ModelSource>& source, const std::string& file,
                       const QuantizeOptions& options) const {
     try {
       return quantize(source, work(file), options, progress_);

@@ -9,14 +9,20 @@ std::vector<float> aimed(const RowReader& source, const Hessian& inputs, const C
   const auto cols = static_cast<std::size_t>(source.cols());
   std::vector<float> weights(static_cast<std::size_t>(source.rows()) * cols);
   read_all(source, weights.data());
+  std::vector<double> missing(cols * cols);  // C - H
+  for (std::size_t i = 0; i < cols; ++i) {
+    for (std::size_t j = 0; j < cols; ++j) {
+      const auto a = static_cast<std::int64_t>(i), b = static_cast<std::int64_t>(j);
+      missing[i * cols + j] = cross.mean(a, b) - inputs.mean(a, b);
+    }
+  }
   pool.run(static_cast<int>(source.rows()), [&](int r, int) {
     float* row = weights.data() + static_cast<std::size_t>(r) * cols;
     std::vector<double> shift(cols);
     for (std::size_t i = 0; i < cols; ++i) {
       double sum = 0;
       for (std::size_t j = 0; j < cols; ++j) {
-        const auto a = static_cast<std::int64_t>(i), b = static_cast<std::int64_t>(j);
-        sum += (cross.mean(a, b) - inputs.mean(a, b)) * static_cast<double>(row[j]);
+        sum += missing[i * cols + j] * static_cast<double>(row[j]);
       }
       shift[i] = sum;
     }

@@ -33,4 +33,8 @@ void FullModel::advance(std::int64_t layer, std::size_t sequence, const Batch& b
   std::memcpy(stream, ws.x.get<float>(floats_), floats_ * sizeof(float));
 }
 
+void FullModel::forget(std::int64_t layer) {
+  model_->weights().layers[static_cast<std::size_t>(layer)] = {};
+}
+
 }  // namespace tenfold

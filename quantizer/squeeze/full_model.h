@@ -24,6 +24,7 @@ class FullModel {
   // Moves a sequence on over the layer.
   void advance(std::int64_t layer, std::size_t sequence, const Batch& batch, const KvCache& kv,
                Workspace& ws);
+  void forget(std::int64_t layer);  // all sequences are past it
 
  private:
   std::unique_ptr<Decoder> model_;

@@ -312,6 +312,10 @@ TEST_F(SearchTest, RefusesWhatItCannotDo) {
   with.recipe.mixed = 0.2;
   EXPECT_NE(refused(with).find("mixed layout"), std::string::npos);
   with = options(4);
+  with.recipe.tune = true;
+  with.recipe.search.local = 0;
+  EXPECT_NE(refused(with).find("changes what the model computes"), std::string::npos);
+  with = options(4);
   with.recipe.calibration.file.clear();
   EXPECT_NE(refused(with).find("a search needs a calibration text"), std::string::npos);
   with = options(4);

@@ -206,6 +206,7 @@ TEST_P(SqueezedModels, EveryChoiceGivesAnotherModelThatRunsAndRepeats) {
       if (salience == Salience::weight && supervision != Supervision::none) continue;
       QuantizeOptions with = options();
       with.recipe.salience = salience;
+      if (salience != Salience::pbar) with.recipe.pbar_lambda = std::nullopt;
       with.recipe.supervision = supervision;
       const auto made = make("a.gguf", with);
       EXPECT_TRUE(seen.insert(made).second) << to_string(salience) << ' ' << to_string(supervision);
@@ -272,6 +273,14 @@ TEST(Squeeze10, RefusesWhatDoesNotCompose) {
   EXPECT_NE(refused(recipe).find("needs a calibration text"), std::string::npos);
   recipe.calibration.file = "x";
   EXPECT_NE(refused(recipe).find("--mixed"), std::string::npos);
+  recipe.mixed = 0.2;
+  recipe.bits = 1;
+  recipe.omniquant = true;
+  EXPECT_NE(refused(recipe).find("after omniquant"), std::string::npos);
+  recipe.omniquant = false;
+  recipe.salience = Salience::activation;
+  recipe.pbar_lambda = 1;
+  EXPECT_NE(refused(recipe).find("--salience pbar"), std::string::npos);
 }
 
 }  // namespace
