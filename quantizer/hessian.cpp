@@ -246,18 +246,24 @@ Feedback factor(const Hessian& hessian, const std::vector<std::int32_t>& order, 
   return result;
 }
 
-void solve(const Feedback& feedback, std::vector<double>& x) {
-  const std::size_t n = x.size();
+void solve(const Feedback& feedback, std::vector<double>& x, std::size_t count) {
+  const std::size_t n = feedback.d.size();
+  // Row `to` less u times row `from`.
+  const auto subtract = [&](std::size_t to, std::size_t from, float u) {
+    double* y = x.data() + to * count;
+    const double* z = x.data() + from * count;
+    for (std::size_t k = 0; k < count; ++k) y[k] -= static_cast<double>(u) * z[k];
+  };
   for (std::size_t i = n; i-- > 0;) {
-    for (std::size_t j = i + 1; j < n; ++j) {
-      x[i] -= static_cast<double>(feedback.u[i * n + j]) * x[j];
+    for (std::size_t j = i + 1; j < n; ++j) subtract(i, j, feedback.u[i * n + j]);
+  }
+  for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t k = 0; k < count; ++k) {
+      x[i * count + k] /= static_cast<double>(feedback.d[i]);
     }
   }
-  for (std::size_t i = 0; i < n; ++i) x[i] /= static_cast<double>(feedback.d[i]);
   for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t j = i + 1; j < n; ++j) {
-      x[j] -= static_cast<double>(feedback.u[i * n + j]) * x[i];
-    }
+    for (std::size_t j = i + 1; j < n; ++j) subtract(j, i, feedback.u[i * n + j]);
   }
 }
 

@@ -70,7 +70,7 @@ struct Feedback {
 Feedback factor(const Hessian& hessian, const std::vector<std::int32_t>& order, double damping,
                 ThreadPool& pool);
 
-// x of (H, damped) x = b, in place, in the order of the feedback.
-void solve(const Feedback& feedback, std::vector<double>& x);
+// x of (H, damped) x = b, in place, in the order of the feedback. x: [cols, count], of so many b.
+void solve(const Feedback& feedback, std::vector<double>& x, std::size_t count = 1);
 
 }  // namespace tenfold

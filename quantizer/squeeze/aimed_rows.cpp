@@ -1,7 +1,11 @@
 #include "quantizer/squeeze/aimed_rows.h"
 
+#include <algorithm>
+
 namespace tenfold {
 namespace {
+
+constexpr std::size_t kRowsTogether = 16;  // side by side, for vectors
 
 // w + H^-1 (C - H) w: damped, it stays near w.
 std::vector<float> aimed(const RowReader& source, const Hessian& inputs, const CrossMoments& cross,
@@ -16,18 +20,29 @@ std::vector<float> aimed(const RowReader& source, const Hessian& inputs, const C
       missing[i * cols + j] = cross.mean(a, b) - inputs.mean(a, b);
     }
   }
-  pool.run(static_cast<int>(source.rows()), [&](int r, int) {
-    float* row = weights.data() + static_cast<std::size_t>(r) * cols;
-    std::vector<double> shift(cols);
-    for (std::size_t i = 0; i < cols; ++i) {
-      double sum = 0;
-      for (std::size_t j = 0; j < cols; ++j) {
-        sum += missing[i * cols + j] * static_cast<double>(row[j]);
+  const auto rows = static_cast<std::size_t>(source.rows());
+  pool.run(static_cast<int>((rows + kRowsTogether - 1) / kRowsTogether), [&](int block, int) {
+    const std::size_t first = static_cast<std::size_t>(block) * kRowsTogether;
+    const std::size_t count = std::min(kRowsTogether, rows - first);
+    std::vector<double> columns(cols * count), shift(cols * count);
+    for (std::size_t c = 0; c < cols; ++c) {
+      for (std::size_t r = 0; r < count; ++r) {
+        columns[c * count + r] = static_cast<double>(weights[(first + r) * cols + c]);
       }
-      shift[i] = sum;
     }
-    solve(feedback, shift);
-    for (std::size_t c = 0; c < cols; ++c) row[c] += static_cast<float>(shift[c]);
+    for (std::size_t i = 0; i < cols; ++i) {
+      double* sums = shift.data() + i * count;
+      for (std::size_t j = 0; j < cols; ++j) {
+        const double* column = columns.data() + j * count;
+        for (std::size_t r = 0; r < count; ++r) sums[r] += missing[i * cols + j] * column[r];
+      }
+    }
+    solve(feedback, shift, count);
+    for (std::size_t c = 0; c < cols; ++c) {
+      for (std::size_t r = 0; r < count; ++r) {
+        weights[(first + r) * cols + c] += static_cast<float>(shift[c * count + r]);
+      }
+    }
   });
   return weights;
 }
