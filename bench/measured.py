@@ -11,6 +11,13 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"), "tenfold")
 
 
+def texts(shared: pathlib.Path) -> tuple[dict, pathlib.Path]:
+    """Those that perplexity is measured on, and the calibration text."""
+    data = shared / "data"
+    return ({"wiki": data / "wikitext2/wiki.test.raw", "c4": data / "c4/valid.txt"},
+            data / "calibration/c4.txt")
+
+
 def run(command) -> tuple[str, float, int]:
     """Its output, seconds of all cores together, and peak resident bytes."""
     process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)

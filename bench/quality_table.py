@@ -14,7 +14,7 @@ import json
 import pathlib
 import tempfile
 
-from measured import Measured, cache_folder, run
+from measured import Measured, cache_folder, run, texts
 
 WIDTHS = {"1g64": (1, 64), "2g64": (2, 64), "2g128": (2, 128), "3g128": (3, 128), "4g128": (4, 128)}
 METHODS = {
@@ -39,9 +39,7 @@ class Table:
         self.args = args
         self.tenfold = pathlib.Path(args.build, "tools/tenfold")
         shared = pathlib.Path(args.shared)
-        self.tests = {"wiki": shared / "data/wikitext2/wiki.test.raw",
-                      "c4": shared / "data/c4/valid.txt"}
-        self.calibration = shared / "data/calibration/c4.txt"
+        self.tests, self.calibration = texts(shared)
         self.tasks = shared / "data/tasks"
         smollm2 = args.model == "smollm2"
         self.source = pathlib.Path(args.smollm2) if smollm2 else shared / "models" / args.model

@@ -18,7 +18,7 @@ import random
 import statistics
 import tempfile
 
-from measured import Measured, cache_folder, run
+from measured import Measured, cache_folder, run, texts
 
 WEIGHTED = ["--range", "weighted"]
 MINMAX = ["--range", "minmax"]
@@ -72,9 +72,7 @@ class Table:
         self.args = args
         self.tenfold = pathlib.Path(args.build, "tools/tenfold")
         shared = pathlib.Path(args.shared)
-        self.tests = {"wiki": shared / "data/wikitext2/wiki.test.raw",
-                      "c4": shared / "data/c4/valid.txt"}
-        self.calibration = shared / "data/calibration/c4.txt"
+        self.tests, self.calibration = texts(shared)
         smollm2 = args.suite == "smollm2"
         self.source = args.smollm2 if smollm2 else shared / "models/opt-1m"
         self.windows = (["--window", "512", "--score", "half", "--windows", "100"] if smollm2

@@ -36,15 +36,43 @@ std::vector<float> orthogonal(std::int64_t n, std::mt19937_64& random) {
   return flat;
 }
 
-bool is(const std::string& name, std::string_view end) { return name.ends_with(end); }
+// The coordinate (a, b) of a vector is a odd + b: Hadamard over a, not scaled.
+void hadamard(std::vector<float>& x, std::size_t odd) {
+  for (std::size_t half = odd; half < x.size(); half *= 2) {
+    for (std::size_t begin = 0; begin < x.size(); begin += 2 * half) {
+      for (std::size_t i = begin; i < begin + half; ++i) {
+        const float a = x[i], b = x[i + half];
+        x[i] = a + b;
+        x[i + half] = a - b;
+      }
+    }
+  }
+}
+
+// The small matrix, or its transpose, over b, with the scale that hadamard() leaves out.
+void multiply_blocks(std::vector<float>& x, const std::vector<float>& small, std::size_t odd,
+                     bool transposed) {
+  const float scale = std::sqrt(static_cast<float>(odd) / static_cast<float>(x.size()));
+  std::vector<float> block(odd);
+  for (std::size_t begin = 0; begin < x.size(); begin += odd) {
+    for (std::size_t i = 0; i < odd; ++i) {
+      float sum = 0;
+      for (std::size_t j = 0; j < odd; ++j) {
+        sum += small[transposed ? j * odd + i : i * odd + j] * x[begin + j];
+      }
+      block[i] = sum * scale;
+    }
+    std::copy(block.begin(), block.end(), x.begin() + static_cast<std::ptrdiff_t>(begin));
+  }
+}
 
 std::string stem_of(const std::string& name) { return name.substr(0, name.rfind('.')); }
 
 bool writes_stream(const std::string& stem) {
-  return is(stem, ".attn_output") || is(stem, ".ffn_down");
+  return stem.ends_with(".attn_output") || stem.ends_with(".ffn_down");
 }
 
-bool is_norm(const std::string& stem) { return is(stem, "_norm"); }
+bool is_norm(const std::string& stem) { return stem.ends_with("_norm"); }
 
 }  // namespace
 
@@ -63,53 +91,14 @@ ResidualRotation::ResidualRotation(std::int64_t n, std::uint64_t seed) : n_(n), 
   }
 }
 
-// The coordinate (a, b) is a odd_ + b: Hadamard over a, the small matrix over b.
 void ResidualRotation::spread(std::vector<float>& x) const {
-  const auto odd = static_cast<std::size_t>(odd_);
-  const std::size_t n = x.size();
-  for (std::size_t half = odd; half < n; half *= 2) {
-    for (std::size_t begin = 0; begin < n; begin += 2 * half) {
-      for (std::size_t i = begin; i < begin + half; ++i) {
-        const float a = x[i], b = x[i + half];
-        x[i] = a + b;
-        x[i + half] = a - b;
-      }
-    }
-  }
-  const float scale = std::sqrt(static_cast<float>(odd) / static_cast<float>(n));
-  std::vector<float> block(odd);
-  for (std::size_t begin = 0; begin < n; begin += odd) {
-    for (std::size_t r = 0; r < odd; ++r) {
-      float sum = 0;
-      for (std::size_t c = 0; c < odd; ++c) sum += small_[r * odd + c] * x[begin + c];
-      block[r] = sum * scale;
-    }
-    std::copy(block.begin(), block.end(), x.begin() + static_cast<std::ptrdiff_t>(begin));
-  }
+  hadamard(x, static_cast<std::size_t>(odd_));
+  multiply_blocks(x, small_, static_cast<std::size_t>(odd_), false);
 }
 
 void ResidualRotation::gather(std::vector<float>& x) const {
-  const auto odd = static_cast<std::size_t>(odd_);
-  const std::size_t n = x.size();
-  std::vector<float> block(odd);
-  const float scale = std::sqrt(static_cast<float>(odd) / static_cast<float>(n));
-  for (std::size_t begin = 0; begin < n; begin += odd) {
-    for (std::size_t c = 0; c < odd; ++c) {
-      float sum = 0;
-      for (std::size_t r = 0; r < odd; ++r) sum += small_[r * odd + c] * x[begin + r];
-      block[c] = sum * scale;
-    }
-    std::copy(block.begin(), block.end(), x.begin() + static_cast<std::ptrdiff_t>(begin));
-  }
-  for (std::size_t half = odd; half < n; half *= 2) {
-    for (std::size_t begin = 0; begin < n; begin += 2 * half) {
-      for (std::size_t i = begin; i < begin + half; ++i) {
-        const float a = x[i], b = x[i + half];
-        x[i] = a + b;
-        x[i + half] = a - b;
-      }
-    }
-  }
+  multiply_blocks(x, small_, static_cast<std::size_t>(odd_), true);
+  hadamard(x, static_cast<std::size_t>(odd_));
 }
 
 void ResidualRotation::apply(float* x) const {
@@ -136,7 +125,7 @@ RotatedModel::RotatedModel(const DecoderSpec& spec, const std::vector<ModelTenso
   for (TensorShape& shape : decoder_tensors(turned)) {
     const std::string stem = stem_of(shape.name);
     const bool head = shape.name == "output.weight";
-    const bool reads_norm = !writes_stream(stem) && !is_norm(stem) && is(shape.name, ".bias");
+    const bool reads_norm = !writes_stream(stem) && !is_norm(stem) && shape.name.ends_with(".bias");
     const bool takes_bias = reads_norm && !norm_before(stem).bias.empty();
     if (head || takes_bias || find(shape.name) != nullptr) shapes_.push_back(std::move(shape));
   }
@@ -177,9 +166,9 @@ void RotatedModel::read(const TensorShape& tensor, ThreadPool& pool,
   const std::string stem = stem_of(tensor.name);
   if (is_norm(stem)) {
     return write(std::vector<float>(static_cast<std::size_t>(spec_.dim),
-                                    is(tensor.name, ".weight") ? 1.0f : 0.0f));
+                                    tensor.name.ends_with(".weight") ? 1.0f : 0.0f));
   }
-  if (is(tensor.name, ".bias")) return write(bias_of(stem));
+  if (tensor.name.ends_with(".bias")) return write(bias_of(stem));
   const RowReader& rows = matrix_of(stem);
   if (writes_stream(stem)) {
     write(turned_columns(rows, pool));

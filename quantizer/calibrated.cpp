@@ -414,6 +414,7 @@ QuantizedMatrix CalibratedModel::realize_matrix(const Weights& matrix, const Obs
 
 // Puts the columns that keep more bits in front, in the plans of all matrices that have such.
 void CalibratedModel::choose_columns(LinearInput input, const Observed& observed,
+                                     const std::optional<Feedback>& feedback,
                                      std::span<Matrix*> matrices, LayerLosses& losses,
                                      ThreadPool& pool) {
   std::vector<Matrix*> mixed;
@@ -431,9 +432,8 @@ void CalibratedModel::choose_columns(LinearInput input, const Observed& observed
   if (recipe_.salience == Salience::activation) {
     return use(column_order(activation_scores(salient, *observed.hessian, pool), first));
   }
-  const Feedback feedback = factor(*observed.hessian, {}, recipe_.damping, pool);
   const auto order_for = [&](double lambda) {
-    return column_order(pbar_scores(salient, *observed.hessian, feedback, lambda, first, pool),
+    return column_order(pbar_scores(salient, *observed.hessian, *feedback, lambda, first, pool),
                         first);
   };
   if (recipe_.pbar_lambda) return use(order_for(*recipe_.pbar_lambda));
@@ -469,7 +469,9 @@ std::int64_t CalibratedModel::quantize_input(std::int64_t layer, LinearInput inp
   std::vector<const RowReader*> sources;
   std::vector<std::unique_ptr<AimedRows>> aimed;
   std::optional<Feedback> feedback;
-  if (observed.cross) feedback = factor(*observed.hessian, {}, recipe_.damping, pool);
+  if (observed.cross || recipe_.salience == Salience::pbar) {
+    feedback = factor(*observed.hessian, {}, recipe_.damping, pool);
+  }
   for (Matrix& matrix : matrices) {
     if (matrix.input() != input) continue;
     of_input.push_back(&matrix);
@@ -479,7 +481,7 @@ std::int64_t CalibratedModel::quantize_input(std::int64_t layer, LinearInput inp
                                                 *feedback, pool));
     matrix.source = &aimed.back()->rows();
   }
-  choose_columns(input, observed, of_input, losses, pool);
+  choose_columns(input, observed, feedback, of_input, losses, pool);
   // All are made from the inputs as they are now, then replaced.
   std::vector<QuantizedMatrix> made;
   std::int64_t weights = 0;

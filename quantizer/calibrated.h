@@ -103,7 +103,9 @@ class CalibratedModel {
                               const std::vector<float>& reader, std::vector<Matrix>& matrices,
                               LayerLosses& losses, ThreadPool& pool,
                               const std::function<void(std::int64_t)>& done);
-  void choose_columns(LinearInput input, const Observed& observed, std::span<Matrix*> matrices,
+  // feedback: of the input's moments in the source's order, where PBAR looks at it.
+  void choose_columns(LinearInput input, const Observed& observed,
+                      const std::optional<Feedback>& feedback, std::span<Matrix*> matrices,
                       LayerLosses& losses, ThreadPool& pool);
   void scale_inputs(std::int64_t layer, const std::vector<Hessian>& hessians,
                     std::vector<Matrix>& matrices, LayerLosses& losses, ThreadPool& pool);

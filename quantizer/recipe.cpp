@@ -187,6 +187,16 @@ class Reader {
     if (!take(key)) return std::nullopt;
     return json_string_or(json_, key, "", name_);
   }
+  // One of the names that parse() knows.
+  template <typename T>
+  void choice(const char* key, std::optional<T> (*parse)(std::string_view) noexcept,
+              const char* names, T& value) {
+    const std::optional<std::string> name = text(key);
+    if (!name) return;
+    const std::optional<T> known = parse(*name);
+    if (!known) fail(key, fmt::format("must be {}, found \"{}\"", names, *name));
+    value = *known;
+  }
   const nlohmann::json* array(const char* key) {
     if (!take(key)) return nullptr;
     if (!json_.at(key).is_array()) fail(key, "must be an array");
@@ -414,34 +424,15 @@ void read_json(const nlohmann::json& json, const std::string& name, Recipe& reci
   }
   reader.integer("bits", recipe.bits);
   recipe.group = reader.group().value_or(recipe.group);
-  if (const std::optional<std::string> range = reader.text("range")) {
-    const std::optional<RangeKind> kind = parse_range(*range);
-    if (!kind) {
-      reader.fail("range", fmt::format("must be minmax, mse or weighted, found \"{}\"", *range));
-    }
-    recipe.range = *kind;
-  }
+  reader.choice("range", parse_range, "minmax, mse or weighted", recipe.range);
   if (const auto kind = reader.min()) recipe.min = *kind;
   reader.integer("embed_bits", recipe.embed_bits);
   reader.integer("head_bits", recipe.head_bits);
   reader.number("mixed", recipe.mixed);
-  if (const auto name_of = reader.text("salience")) {
-    const auto known = parse_salience(*name_of);
-    if (!known) {
-      reader.fail("salience",
-                  fmt::format("must be weight, activation or pbar, found \"{}\"", *name_of));
-    }
-    recipe.salience = *known;
-  }
+  reader.choice("salience", parse_salience, "weight, activation or pbar", recipe.salience);
   reader.number("pbar_lambda", recipe.pbar_lambda);
-  if (const auto name_of = reader.text("supervision")) {
-    const auto known = parse_supervision(*name_of);
-    if (!known) {
-      reader.fail("supervision",
-                  fmt::format("must be none, full, target or blend, found \"{}\"", *name_of));
-    }
-    recipe.supervision = *known;
-  }
+  reader.choice("supervision", parse_supervision, "none, full, target or blend",
+                recipe.supervision);
   if (const nlohmann::json* rules = reader.array("rules")) {
     recipe.rules.clear();
     for (const nlohmann::json& rule : *rules) {
@@ -473,12 +464,7 @@ void read_json(const nlohmann::json& json, const std::string& name, Recipe& reci
     part.boolean("norms", recipe.search.norms);
     part.integer("matched", recipe.search.matched);
     part.number("alpha", recipe.search.alpha);
-    if (const auto target = part.text("target")) {
-      const auto known = parse_search_target(*target);
-      if (!known)
-        part.fail("target", fmt::format("must be text or teacher, found \"{}\"", *target));
-      recipe.search.target = *known;
-    }
+    part.choice("target", parse_search_target, "text or teacher", recipe.search.target);
     part.integer("local", recipe.search.local);
     part.number("scale_step", recipe.search.scale_step);
     part.number("rotate_step", recipe.search.rotate_step);

@@ -13,7 +13,6 @@
 #include "quantizer/calibrated.h"
 #include "quantizer/checkpoint.h"
 #include "quantizer/identity.h"
-#include "quantizer/panel.h"
 #include "runtime/files/json_file.h"
 #include "runtime/files/output_file.h"
 #include "runtime/files/packed_matrix.h"
