@@ -7,6 +7,8 @@
 
 namespace tenfold {
 
+inline constexpr float kMaxF16 = 65504.0f;
+
 inline float f16_to_f32(std::uint16_t h) noexcept {
   const std::uint32_t sign = static_cast<std::uint32_t>(h & 0x8000u) << 16;
   const std::uint32_t rest = h & 0x7fffu;

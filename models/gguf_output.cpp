@@ -8,8 +8,6 @@
 namespace tenfold {
 namespace {
 
-constexpr float kMaxF16 = 65504.0f;
-
 void append_value(float value, DType type, std::vector<std::byte>& out, std::int64_t& clipped) {
   const auto put = [&](const auto& bits) {
     const auto* p = reinterpret_cast<const std::byte*>(&bits);

@@ -18,7 +18,6 @@
 namespace tenfold {
 namespace {
 
-constexpr float kMaxF16 = 65504.0f;
 constexpr std::size_t kSlice = 8192;  // weights dequantized at a time by a thread
 
 Format float_format(DType dtype) {

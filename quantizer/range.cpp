@@ -10,7 +10,6 @@ namespace tenfold {
 namespace {
 
 constexpr std::array<std::string_view, 3> kRangeNames = {"minmax", "mse", "weighted"};
-constexpr float kMaxF16 = 65504.0f;
 constexpr int kShrinkSteps = 32;
 constexpr float kLeastShrink = 0.07f;  // of the range: one outlier must not fix a row's grid
 constexpr int kRefinements = 3;

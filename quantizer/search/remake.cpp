@@ -13,8 +13,6 @@
 namespace tenfold {
 namespace {
 
-constexpr float kMaxF16 = 65504.0f;
-
 // The codes and grids of a panel of 16 rows, to be changed and written back.
 class PanelEdit {
  public:
