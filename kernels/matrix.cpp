@@ -16,7 +16,11 @@ std::int64_t band_bytes(const Band& band, std::int64_t rows) {
 std::size_t MatrixView::bytes() const noexcept {
   std::int64_t total = 0;
   for (const Band& band : all_bands()) total += band_bytes(band, rows);
-  if (map.source != nullptr) total += cols * 4;
+  if (map.mask != nullptr) {
+    total += mask_bytes(cols);
+  } else if (map.source != nullptr) {
+    total += cols * 4;
+  }
   if (map.factor != nullptr) total += cols * 4;
   return static_cast<std::size_t>(total);
 }

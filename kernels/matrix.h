@@ -30,8 +30,15 @@ struct Band {
 struct InputMap {
   const std::int32_t* source = nullptr;  // [cols] or null: c itself
   const float* factor = nullptr;         // [cols] or null: 1
-  bool operator==(const InputMap&) const = default;
+  // Where source puts the columns of two bands together, each in ascending order, the same in a bit
+  // for each: bit j % 8 of byte j / 8 is set where x[j] meets the second band. Else null.
+  const std::byte* mask = nullptr;
+  bool operator==(const InputMap& other) const noexcept {
+    return source == other.source && factor == other.factor;
+  }
 };
+
+constexpr std::int64_t mask_bytes(std::int64_t cols) noexcept { return (cols + 7) / 8; }
 
 inline constexpr int kMaxBands = 4;
 
@@ -45,7 +52,7 @@ struct MatrixView {
   std::span<const Band> all_bands() const noexcept {
     return {bands.data(), static_cast<std::size_t>(n_bands)};
   }
-  std::size_t bytes() const noexcept;  // codes, scales, minima and maps
+  std::size_t bytes() const noexcept;  // codes, scales, minima and maps, as files hold them
 };
 
 // One float band; data: [rows, cols] of `format`.

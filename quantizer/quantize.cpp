@@ -52,7 +52,7 @@ QuantizeResult measure(const Plan& plan, const std::vector<ModelTensor>& tensors
 // Adds the keys of packed matrices, and lists all tensors of the file in order.
 std::vector<GgufTensorDecl> declare(const Plan& plan, const std::vector<ModelTensor>& tensors,
                                     const std::vector<float>& divisors, GgufMetadata& metadata) {
-  metadata.set(std::string(kFormatVersionKey), kFormatVersion);
+  std::uint32_t version = 1;
   std::vector<GgufTensorDecl> decls;
   for (const TensorPlan& tensor : plan.tensors) {
     if (!tensor.matrix) {
@@ -61,11 +61,13 @@ std::vector<GgufTensorDecl> declare(const Plan& plan, const std::vector<ModelTen
     }
     const MatrixView layout = layout_of(tensor, tensors);
     metadata.set(std::string(kBandsPrefix) + tensor.name, describe_bands(layout));
+    version = std::max(version, format_version(layout));
     for (GgufTensorDecl& decl : declare_parts(tensor.name, layout)) {
       decls.push_back(std::move(decl));
     }
   }
   if (!divisors.empty()) {
+  metadata.set(std::string(kFormatVersionKey), version);
     decls.push_back({kRopeDivisorsName, {static_cast<std::int64_t>(divisors.size())}, DType::f32});
   }
   return decls;
@@ -331,6 +333,13 @@ class Run {
     return {fmt::format("{}: tensor \"{}\"", source_->path(), tensor.name),
             &tensors_[tensor.source].rows, *tensor.matrix};
   }
+    for (std::size_t m = 0; m < kLayerMatrices; ++m) {
+      const MatrixView& view = dense_of(weights, static_cast<LayerMatrix>(m)).weight.view;
+      if (view.map.mask == nullptr) continue;
+      if (!follow_mask(view, const_cast<std::int32_t*>(view.map.source))) {
+        throw_file_error(saved.path(), "marks other columns than its bands have");
+      }
+    }
 
   LayerLosses quantize_layer(const Plan& plan, std::int64_t layer, std::uint64_t before) {
     return calibrated_->quantize_layer(

@@ -42,9 +42,9 @@ class Arena {
 };
 
 template <typename T>
-void copy_map(const T*& map, std::int64_t cols, Arena& arena, const QuantizedMatrix& owner) {
+void copy_map(const T*& map, std::int64_t count, Arena& arena, const QuantizedMatrix& owner) {
   if (map == nullptr) return;
-  const std::int64_t bytes = cols * static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t bytes = count * static_cast<std::int64_t>(sizeof(T));
   const std::byte* place = arena.take(bytes);
   if (place == nullptr) return;
   std::memcpy(writable(owner, place), map, static_cast<std::size_t>(bytes));
@@ -67,6 +67,7 @@ void place(MatrixView& view, Arena& arena, const QuantizedMatrix& owner) {
   }
   copy_map(view.map.source, view.cols, arena, owner);
   copy_map(view.map.factor, view.cols, arena, owner);
+  copy_map(view.map.mask, mask_bytes(view.cols), arena, owner);
 }
 
 }  // namespace
@@ -88,7 +89,9 @@ std::vector<GgufTensorDecl> declare_parts(std::string_view name, const MatrixVie
       decls.push_back({stem + "min", {sizes.panels, sizes.panel_min_bytes}, DType::i8});
     }
   }
-  if (layout.map.source != nullptr) {
+  if (layout.map.mask != nullptr) {
+    decls.push_back({fmt::format("{}.mask", name), {mask_bytes(layout.cols)}, DType::i8});
+  } else if (layout.map.source != nullptr) {
     decls.push_back({fmt::format("{}.map", name), {layout.cols}, DType::i32});
   }
   if (layout.map.factor != nullptr) {
@@ -113,7 +116,11 @@ std::vector<std::span<const std::byte>> parts(const MatrixView& view) {
     add(band.scale, sizes.scale_bytes);
     if (sizes.min_bytes > 0) add(band.min, sizes.min_bytes);
   }
-  if (view.map.source != nullptr) add(view.map.source, view.cols * 4);
+  if (view.map.mask != nullptr) {
+    add(view.map.mask, mask_bytes(view.cols));
+  } else if (view.map.source != nullptr) {
+    add(view.map.source, view.cols * 4);
+  }
   if (view.map.factor != nullptr) add(view.map.factor, view.cols * 4);
   return list;
 }
@@ -129,6 +136,34 @@ std::vector<std::uint32_t> describe_bands(const MatrixView& layout) {
     numbers.push_back(u32(band.col_end));
   }
   return numbers;
+}
+
+std::uint32_t format_version(const MatrixView& layout) {
+  return layout.map.mask != nullptr ? kFormatVersion : 1;
+}
+
+std::vector<std::byte> column_mask(const MatrixView& layout) {
+  if (layout.n_bands != 2 || layout.map.source == nullptr) return {};
+  std::vector<std::byte> mask(static_cast<std::size_t>(mask_bytes(layout.cols)));
+  for (const Band& band : layout.all_bands()) {
+    for (std::int64_t c = band.col_begin; c < band.col_end; ++c) {
+      const auto column = static_cast<std::size_t>(layout.map.source[c]);
+      if (c > band.col_begin && layout.map.source[c] <= layout.map.source[c - 1]) return {};
+      if (band.col_begin > 0) mask[column / 8] |= std::byte{1} << (column % 8);
+    }
+  }
+  return mask;
+}
+
+bool follow_mask(const MatrixView& layout, std::int32_t* source) noexcept {
+  std::array<std::int64_t, 2> next = {0, layout.bands[0].col_end};
+  const std::array<std::int64_t, 2> end = {layout.bands[0].col_end, layout.cols};
+  for (std::int64_t c = 0; c < layout.cols; ++c) {
+    const bool second = (layout.map.mask[c / 8] >> (c % 8) & std::byte{1}) != std::byte{0};
+    if (next.at(second) == end.at(second)) return false;
+    source[next.at(second)++] = static_cast<std::int32_t>(c);
+  }
+  return true;
 }
 
 QuantizedMatrix allocate_matrix(const MatrixView& layout) {
@@ -165,6 +200,7 @@ bool same_layout(const MatrixView& a, const MatrixView& b) noexcept {
     if (x.min_kind != y.min_kind || x.group != y.group) return false;
   }
   return (a.map.source == nullptr) == (b.map.source == nullptr) &&
+         (a.map.mask == nullptr) == (b.map.mask == nullptr) &&
          (a.map.factor == nullptr) == (b.map.factor == nullptr);
 }
 

@@ -14,7 +14,7 @@
 
 namespace tenfold {
 
-inline constexpr std::uint32_t kFormatVersion = 1;
+inline constexpr std::uint32_t kFormatVersion = 2;  // the highest that is read
 inline constexpr std::string_view kFormatVersionKey = "tenfold.format_version";
 inline constexpr std::string_view kBandsPrefix = "tenfold.bands.";
 inline constexpr std::string_view kRecipeKey = "tenfold.recipe";
@@ -24,13 +24,20 @@ inline constexpr std::string_view kCalibrationHashKey = "tenfold.calibration_has
 inline constexpr std::int64_t kMaxMatrixExtent = std::int64_t{1} << 24;
 inline constexpr std::size_t kPartAlignment = 64;
 
-// What the file holds of a matrix, in file order: for each band codes, scale and min, then map and
-// factor, each where the layout has one. `parts` gives the bytes of the same tensors.
+// What the file holds of a matrix, in file order: for each band codes, scale and min, then mask or
+// map and factor, each where the layout has one. `parts` gives the bytes of the same tensors.
 std::vector<GgufTensorDecl> declare_parts(std::string_view name, const MatrixView& layout);
 std::vector<std::span<const std::byte>> parts(const MatrixView& view);
 // The value of its key.
 std::vector<std::uint32_t> describe_bands(const MatrixView& layout);
 
+// Of a file that holds the matrix, at least.
+std::uint32_t format_version(const MatrixView& layout);
+
+// The mask (kernels/matrix.h) that says the same as the layout's map; empty where none does.
+std::vector<std::byte> column_mask(const MatrixView& layout);
+// source: [cols], what the layout's mask says; false where that does not fit its bands.
+bool follow_mask(const MatrixView& layout, std::int32_t* source) noexcept;
 // A matrix of this layout, its map copied, codes and all numbers zero.
 QuantizedMatrix allocate_matrix(const MatrixView& layout);
 // Where a pointer into its storage may be written through.
@@ -47,10 +54,11 @@ struct StoredMatrix {
   std::string name;
   MatrixView view;
 };
+  Buffer columns;  // int32 [cols] that a mask stands for, else empty
 
-// The quantized matrices of a file, sorted by name; views point into its bytes. Everything is
-// checked: what is returned can be computed with. Throws bad_file, or unsupported for a file of a
-// newer format version.
+// The quantized matrices of a file, sorted by name; views point into its bytes, but for `columns`.
+// Everything is checked: what is returned can be computed with. Throws bad_file, or unsupported for
+// a file of a newer format version.
 std::vector<StoredMatrix> read_packed_matrices(const GgufMetadata& metadata,
                                                const std::vector<TensorSource>& tensors);
 

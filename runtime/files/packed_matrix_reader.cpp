@@ -153,7 +153,9 @@ class Reader {
 
   void map_inputs(StoredMatrix& matrix) const {
     MatrixView& view = matrix.view;
-    if (find(matrix.name + ".map") != nullptr) {
+    if (find(matrix.name + ".mask") != nullptr) {
+      read_mask(matrix);
+    } else if (find(matrix.name + ".map") != nullptr) {
       const auto bytes = part(matrix.name + ".map", DType::i32, view.cols * 4);
       view.map.source = reinterpret_cast<const std::int32_t*>(bytes.data());
       for (std::int64_t c = 0; c < view.cols; ++c) {
@@ -166,6 +168,23 @@ class Reader {
       const auto bytes = part(matrix.name + ".factor", DType::f32, view.cols * 4);
       view.map.factor = reinterpret_cast<const float*>(bytes.data());
     }
+  }
+
+  void read_mask(StoredMatrix& matrix) const {
+    MatrixView& view = matrix.view;
+    const std::string name = matrix.name + ".mask";
+    if (view.n_bands != 2) {
+      throw_file_error(path_, "tensor {}: its matrix has {} bands, expected 2", quote(name),
+                       view.n_bands);
+    }
+    view.map.mask = part(name, DType::i8, mask_bytes(view.cols)).data();
+    matrix.columns = Buffer(static_cast<std::size_t>(view.cols) * sizeof(std::int32_t));
+    auto* source = matrix.columns.as<std::int32_t>();
+    if (!follow_mask(view, source)) {
+      throw_file_error(path_, "tensor {}: does not mark {} columns for the first band", quote(name),
+                       view.bands[0].col_end);
+    }
+    view.map.source = source;
   }
 
   const TensorSource* find(std::string_view name) const noexcept {

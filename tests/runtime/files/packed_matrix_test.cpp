@@ -127,6 +127,64 @@ TEST(PackedMatrix, RoundTrips) {
   EXPECT_EQ(layout_text(view), "q4 row zero + q3 g32 f16 + bf16");
 }
 
+// Two bands of ascending columns: a bit a column instead of 32.
+TEST(PackedMatrix, StoresWhichBandAColumnIsIn) {
+  std::vector<std::int32_t> map;
+  for (std::int32_t c = 0; c < kCols; ++c) {
+    if (c % 4 == 1 && c < 64) map.push_back(c);
+  }
+  for (std::int32_t c = 0; c < kCols; ++c) {
+    if (!(c % 4 == 1 && c < 64)) map.push_back(c);
+  }
+  MatrixView layout;
+  layout.rows = kRows;
+  layout.cols = kCols;
+  layout.n_bands = 2;
+  layout.bands[0] = {Format::q4, MinKind::zero, 0, 16, 16};
+  layout.bands[1] = {Format::q1, MinKind::f16, 16, kCols, kCols - 16};
+  layout.map.source = map.data();
+  const std::size_t with_map = layout.bytes();
+  EXPECT_EQ(format_version(layout), 1u);
+  const std::vector<std::byte> mask = column_mask(layout);
+  ASSERT_EQ(mask.size(), static_cast<std::size_t>(mask_bytes(kCols)));
+  layout.map.mask = mask.data();
+  EXPECT_EQ(layout.bytes(), with_map - kCols * 4 + mask.size());
+  EXPECT_EQ(format_version(layout), 2u);
+
+  const QuantizedMatrix matrix = allocate_matrix(layout);
+  EXPECT_NE(matrix.view.map.mask, mask.data()) << "the matrix must own its mask";
+  FileParts file;
+  file.metadata.set(std::string(kFormatVersionKey), format_version(layout));
+  file.metadata.set(std::string(kBandsPrefix) + "w", describe_bands(layout));
+  file.decls = declare_parts("w", matrix.view);
+  for (const auto& part : parts(matrix.view)) file.data.emplace_back(part.begin(), part.end());
+  ASSERT_EQ(file.decls.back().name, "w.mask");
+
+  const std::string bytes = bytes_of(file);
+  const ScratchFolder folder;
+  folder.write("m.gguf", bytes);
+  const GgufFile read(folder / "m.gguf");
+  const auto matrices = read_packed_matrices(read.metadata(), read.tensors());
+  ASSERT_EQ(matrices.size(), 1u);
+  EXPECT_TRUE(same_layout(matrices[0].view, layout));
+  EXPECT_TRUE(std::equal(map.begin(), map.end(), matrices[0].view.map.source));
+  EXPECT_EQ(matrices[0].view.bytes(), layout.bytes());
+
+  FileParts bad = file;
+  bad.data.back()[0] ^= std::byte{2};
+  EXPECT_THAT(error_of(bad), HasSubstr("\"w.mask\": does not mark 16 columns for the first band"));
+  bad = file;
+  bad.data.back()[0] ^= std::byte{1};
+  EXPECT_THAT(error_of(bad), HasSubstr("does not mark 16"));
+  bad = file;
+  bad.decls.back().shape = {2};
+  bad.data.back().resize(2);
+  EXPECT_THAT(error_of(bad), HasSubstr("2 bytes, expected 9"));
+
+  std::swap(map[0], map[1]);  // no longer what a mask can say
+  EXPECT_TRUE(column_mask(layout).empty());
+}
+
 // Every packed format, min kind and group is described and placed as packed_layout says.
 TEST(PackedMatrix, SizesAgreeWithTheLayout) {
   for (const Format format : {Format::q1, Format::q2, Format::q3, Format::q4, Format::q8}) {
@@ -209,7 +267,7 @@ TEST(PackedMatrix, RefusesWrongKeysAndParts) {
   EXPECT_THAT(error_of(bad), HasSubstr("array of uint32"));
 
   bad = good;
-  bad.metadata.set(std::string(kFormatVersionKey), std::uint32_t{2});
+  bad.metadata.set(std::string(kFormatVersionKey), kFormatVersion + 1);
   EXPECT_THAT(error_of(bad, ErrorCode::unsupported), HasSubstr("newer version"));
   bad.metadata.set(std::string(kFormatVersionKey), std::uint32_t{0});
   error_of(bad);
