@@ -182,12 +182,12 @@ void note_result(const Options& options, const QuantizeResult& result, double se
 }
 
 void write_report(const Options& options, double seconds, std::uint64_t peak) {
-  const ModelSource made(options.output);
+  const ReportModel made = report_model(ModelSource(options.output));
   ReportRun run = report_run(made);
   run.seconds = seconds;
   run.peak_bytes = peak;
   OutputFile file(options.report, options.force);
-  file.write(report_html({report_model(made)}, {run}));
+  file.write(report_html({made}, {run}));
   file.commit();
 }
 

@@ -42,12 +42,11 @@ int run(const Options& options) {
   if (!options.runs_file.empty()) runs = read_runs(options.runs_file);
   std::vector<ReportModel> models;
   for (const std::string& path : options.models) {
-    const ModelSource source(path);
-    models.push_back(report_model(source));
+    models.push_back(report_model(ModelSource(path)));
     const auto measured = std::any_of(runs.begin(), runs.end(), [&](const ReportRun& one) {
       return one.name == models.back().name;
     });
-    if (!measured) runs.push_back(report_run(source));
+    if (!measured) runs.push_back(report_run(models.back()));
   }
   OutputFile file(options.output, options.force);
   file.write(report_html(models, runs));

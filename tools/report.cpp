@@ -222,8 +222,10 @@ ReportModel report_model(const ModelSource& source) {
   const ModelSize size = measure(family, spec, source);
   ReportModel model;
   model.name = report_name(source.path());
-  model.facts = {{"file", megabytes(source.file_bytes())},
-                 {"bits per weight", fmt::format("{:.3f}", bits_per_weight(size.all))}};
+  model.bits_per_weight = bits_per_weight(size.all);
+  model.file_bytes = source.file_bytes();
+  model.facts = {{"file", megabytes(model.file_bytes)},
+                 {"bits per weight", fmt::format("{:.3f}", model.bits_per_weight)}};
   if (size.quantized.elements > 0) {
     model.facts.emplace_back("over the quantized matrices",
                              fmt::format("{:.3f}", bits_per_weight(size.quantized)));
@@ -261,13 +263,11 @@ ReportModel report_model(const ModelSource& source) {
   return model;
 }
 
-ReportRun report_run(const ModelSource& source) {
-  const Family& family = find_family(source);
-  const ModelSize size = measure(family, read_spec(family, source), source);
+ReportRun report_run(const ReportModel& model) {
   ReportRun run;
-  run.name = report_name(source.path());
-  run.bits_per_weight = bits_per_weight(size.all);
-  run.file_bytes = source.file_bytes();
+  run.name = model.name;
+  run.bits_per_weight = model.bits_per_weight;
+  run.file_bytes = model.file_bytes;
   return run;
 }
 

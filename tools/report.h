@@ -32,6 +32,8 @@ struct ReportMatrix {
 
 struct ReportModel {
   std::string name;
+  double bits_per_weight = 0;
+  std::uint64_t file_bytes = 0;
   std::vector<std::pair<std::string, std::string>> facts;
   std::vector<ReportMatrix> matrices;
   nlohmann::json losses;  // quantizer/losses.h, an array of layers; null: none
@@ -42,7 +44,7 @@ struct ReportModel {
 std::string report_name(const std::string& path);
 // What a file says about itself.
 ReportModel report_model(const ModelSource& source);
-ReportRun report_run(const ModelSource& source);
+ReportRun report_run(const ReportModel& model);  // without what was measured of it
 
 std::string report_html(const std::vector<ReportModel>& models, const std::vector<ReportRun>& runs);
 
