@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "quantizer/awq/scales.h"
@@ -12,6 +13,7 @@
 #include "quantizer/rtn/realize.h"
 #include "quantizer/squeeze/salience.h"
 #include "runtime/files/spill.h"
+#include "runtime/score.h"
 
 namespace tenfold {
 namespace {
@@ -316,7 +318,8 @@ void CalibratedModel::tune(std::int64_t layer, const std::vector<Matrix>& matric
   std::array<LearnedMatrix*, kLayerMatrices> by_role{};
   LayerWeights& weights = layer_weights(layer);
   for (const Matrix& matrix : matrices) {
-    learned.emplace_back(dense_of(weights, matrix.role).weight, matrix.plan.order, pool);
+    learned.emplace_back(dense_of(weights, matrix.role).weight, matrix.plan.order,
+                         recipe_.learn.codes, pool);
     by_role[static_cast<std::size_t>(matrix.role)] = &learned.back();
   }
   LearnOptions options = recipe_.learn;
@@ -412,8 +415,35 @@ QuantizedMatrix CalibratedModel::realize_matrix(const Weights& matrix, const Obs
   return nearest;
 }
 
+double CalibratedModel::trial(std::int64_t layer, std::span<Matrix* const> matrices,
+                              std::span<QuantizedMatrix> made) {
+  const auto swap_all = [&] {
+    for (std::size_t m = 0; m < made.size(); ++m) {
+      std::swap(dense_of(layer_weights(layer), matrices[m]->role).weight, made[m]);
+    }
+  };
+  swap_all();
+  const std::size_t all = calibration_.sequences.size();
+  double sum = 0;
+  for (std::size_t s = std::min(trained(), all - 1); s < all; ++s) {
+    load_sequence(s);
+    for (std::int64_t l = layer; l < model_->info().layers; ++l) model_->layer(l, batch_, kv_, ws_);
+    const std::vector<TokenId>& tokens = calibration_.sequences[s];
+    std::vector<std::int32_t> rows(tokens.size() - 1);
+    std::iota(rows.begin(), rows.end(), 0);
+    const std::vector<std::int32_t> targets(tokens.begin() + 1, tokens.end());
+    std::vector<double> nll(rows.size());
+    score_rows(*model_, batch_, ws_, rows, targets, nll.data());
+    batch_.logit_rows.clear();
+    sum += std::accumulate(nll.begin(), nll.end(), 0.0);
+  }
+  swap_all();
+  return sum;
+}
+
 // Puts the columns that keep more bits in front, in the plans of all matrices that have such.
-void CalibratedModel::choose_columns(LinearInput input, const Observed& observed,
+void CalibratedModel::choose_columns(std::int64_t layer, LinearInput input,
+                                     const Observed& observed,
                                      const std::optional<Feedback>& feedback,
                                      std::span<Matrix*> matrices, LayerLosses& losses,
                                      ThreadPool& pool) {
@@ -425,33 +455,37 @@ void CalibratedModel::choose_columns(LinearInput input, const Observed& observed
     salient.push_back({matrix->source, &matrix->plan, matrix->name});
   }
   if (mixed.empty() || recipe_.salience == Salience::weight) return;
-  const std::int64_t first = mixed.front()->plan.bands.front().col_end;
-  const auto use = [&](const std::vector<std::int32_t>& order) {
-    for (Matrix* matrix : mixed) matrix->plan.order = order;
+  const auto first_of = [](const Matrix* matrix) { return matrix->plan.bands.front().col_end; };
+  std::int64_t first = 0;
+  for (const Matrix* matrix : mixed) first = std::max(first, first_of(matrix));
+  const auto use = [&](const std::vector<double>& scores) {
+    for (Matrix* matrix : mixed) set_order(matrix->plan, column_order(scores, first_of(matrix)));
   };
   if (recipe_.salience == Salience::activation) {
-    return use(column_order(activation_scores(salient, *observed.hessian, pool), first));
+    return use(activation_scores(salient, observed.hessian->diagonal(), pool));
   }
-  const auto order_for = [&](double lambda) {
-    return column_order(pbar_scores(salient, *observed.hessian, *feedback, lambda, first, pool),
-                        first);
+  const auto scores_for = [&](double lambda) {
+    return pbar_scores(salient, *observed.hessian, *feedback, lambda, first, pool);
   };
-  if (recipe_.pbar_lambda) return use(order_for(*recipe_.pbar_lambda));
+  if (recipe_.pbar_lambda) return use(scores_for(*recipe_.pbar_lambda));
   std::optional<double> least;
-  std::vector<std::int32_t> best;
+  std::vector<double> best;
   for (const double lambda : kPbarLambdas) {
-    const std::vector<std::int32_t> order = order_for(lambda);
-    if (order == best) continue;
-    use(order);
+    const std::vector<double> scores = scores_for(lambda);
+    if (least && column_order(scores, first) == column_order(best, first)) continue;
+    use(scores);
     double sum = 0;
+    std::vector<QuantizedMatrix> made;
     for (const Matrix* matrix : mixed) {
       MatrixLoss loss;
-      realize_matrix(*matrix, observed, loss, pool, [this](std::int64_t) { busy_(); });
+      made.push_back(
+          realize_matrix(*matrix, observed, loss, pool, [this](std::int64_t) { busy_(); }));
       sum += loss.chosen;
     }
+    if (recipe_.pbar_trials) sum = trial(layer, mixed, made);
     if (least && !(sum < *least)) continue;
     least = sum;
-    best = order;
+    best = scores;
     losses.pbar_lambda[static_cast<std::size_t>(input)] = lambda;
   }
   use(best);
@@ -481,7 +515,7 @@ std::int64_t CalibratedModel::quantize_input(std::int64_t layer, LinearInput inp
                                                 *feedback, pool));
     matrix.source = &aimed.back()->rows();
   }
-  choose_columns(input, observed, feedback, of_input, losses, pool);
+  choose_columns(layer, input, observed, feedback, of_input, losses, pool);
   // All are made from the inputs as they are now, then replaced.
   std::vector<QuantizedMatrix> made;
   std::int64_t weights = 0;

@@ -104,9 +104,13 @@ class CalibratedModel {
                               LayerLosses& losses, ThreadPool& pool,
                               const std::function<void(std::int64_t)>& done);
   // feedback: of the input's moments in the source's order, where PBAR looks at it.
-  void choose_columns(LinearInput input, const Observed& observed,
+  void choose_columns(std::int64_t layer, LinearInput input, const Observed& observed,
                       const std::optional<Feedback>& feedback, std::span<Matrix*> matrices,
                       LayerLosses& losses, ThreadPool& pool);
+  // The model's loss on the held-out text with these weights in the layer; those after it are the
+  // source's.
+  double trial(std::int64_t layer, std::span<Matrix* const> matrices,
+               std::span<QuantizedMatrix> made);
   void scale_inputs(std::int64_t layer, const std::vector<Hessian>& hessians,
                     std::vector<Matrix>& matrices, LayerLosses& losses, ThreadPool& pool);
   void divide_input(std::int64_t layer, LinearInput input, const std::vector<float>& scale,

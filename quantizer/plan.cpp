@@ -8,6 +8,7 @@
 #include "kernels/error.h"
 #include "quantizer/columns.h"
 #include "quantizer/rtn/realize.h"
+#include "runtime/files/packed_matrix.h"
 
 namespace tenfold {
 namespace {
@@ -46,7 +47,7 @@ class Planner {
     const int embed = recipe_.embed_bits.value_or(
         tied_head ? recipe_.head_bits.value_or(kDefaultTableBits) : kDefaultTableBits);
     const int head = recipe_.head_bits.value_or(tied_head ? embed : kDefaultTableBits);
-    if (recipe_.mixed > 0 && recipe_.salience == Salience::weight) score_inputs();
+    if (mixes(recipe_) && recipe_.salience == Salience::weight) score_inputs();
     check_rules();
     const bool calibrated = looks_at_inputs(recipe_) && head < kDefaultTableBits;
     Plan plan;
@@ -80,18 +81,21 @@ class Planner {
  private:
   MatrixPlan layer_matrix_plan(std::size_t index) const {
     const std::string& name = tensors_[index].info.name;
-    bool ruled = false;
-    int bits = recipe_.bits;
-    std::int64_t group = recipe_.group;
-    std::optional<MinKind> min = recipe_.min;
+    Widths widths{recipe_.bits, recipe_.group, recipe_.min, recipe_.mixed, recipe_.high_bits};
     for (const Rule& rule : recipe_.rules) {
       if (!applies(rule, name)) continue;
-      ruled = true;
-      bits = rule.bits.value_or(bits);
-      group = rule.group.value_or(group);
-      if (rule.min) min = *rule.min;
+      widths.bits = rule.bits.value_or(widths.bits);
+      widths.group = rule.group.value_or(widths.group);
+      if (rule.min) widths.min = *rule.min;
+      widths.mixed = rule.mixed.value_or(0);
+      widths.high_bits = rule.high_bits.value_or(widths.high_bits);
     }
-    return recipe_.mixed > 0 && !ruled ? mixed(index) : one_band(index, bits, group, min);
+    if (widths.mixed > 0 && widths.bits >= widths.high_bits) {
+      throw_error(ErrorCode::bad_request,
+                  "{}: {} would have columns of {} bits that are to keep more than the others' {}",
+                  path_, name, widths.high_bits, widths.bits);
+    }
+    return planned(index, widths);
   }
 
   void check_rules() const {
@@ -118,48 +122,35 @@ class Planner {
     if (bits == kFloatBits) {
       tensor.type = half_type(tensors_[tensor.source].rows);
     } else {
-      tensor.matrix = one_band(tensor.source, bits, recipe_.group, std::nullopt);
+      Widths widths;
+      widths.bits = bits;
+      widths.group = recipe_.group;
+      tensor.matrix = planned(tensor.source, widths);
     }
   }
 
-  MatrixPlan one_band(std::size_t index, int bits, std::int64_t group,
-                      std::optional<MinKind> min) const {
-    MatrixPlan plan;
-    plan.range = recipe_.range;
-    plan.bands = {
-        {*packed_format(bits), min.value_or(MinKind::zero), group, 0, tensors_[index].rows.cols()}};
-    if (min) return plan;
-    if (bits == 1) plan.bands[0].min_kind = MinKind::f16;  // an integer zero cannot say +-a
+  MatrixPlan planned(std::size_t index, Widths widths) const {
     // The weights' own error is no guide where activations are massive (docs/design.md).
-    if (bits == 2 && !needs_calibration(recipe_)) {
-      plan.bands[0].min_kind = better_min_kind(index, plan);
+    if (widths.bits == 2 && !widths.min && !needs_calibration(recipe_)) {
+      widths.min = better_min_kind(index, widths);
+    }
+    MatrixPlan plan = plan_matrix(widths, recipe_.range, tensors_[index].rows.cols());
+    if (plan.bands.size() == 2 && recipe_.salience == Salience::weight) {
+      set_order(plan, column_order(scores_.at(input_of(tensors_[index].info.name)),
+                                   plan.bands[0].col_end));
     }
     return plan;
   }
 
-  MinKind better_min_kind(std::size_t index, MatrixPlan plan) const {
+  MinKind better_min_kind(std::size_t index, Widths widths) const {
     const std::string what = fmt::format("{}: tensor \"{}\"", path_, tensors_[index].info.name);
+    widths.mixed = 0;
     const auto error = [&](MinKind kind) {
-      plan.bands[0].min_kind = kind;
+      widths.min = kind;
+      const MatrixPlan plan = plan_matrix(widths, recipe_.range, tensors_[index].rows.cols());
       return sampled_error(tensors_[index].rows, plan, pool_, kSampledPanels, what);
     };
     return error(MinKind::midrise) <= error(MinKind::zero) ? MinKind::midrise : MinKind::zero;
-  }
-
-  MatrixPlan mixed(std::size_t index) const {
-    const std::int64_t cols = tensors_[index].rows.cols();
-    const std::int64_t first = mixed_columns(recipe_.mixed, cols);
-    if (first == 0) return one_band(index, kMixedHighBits, recipe_.group, std::nullopt);
-    MatrixPlan plan = one_band(index, recipe_.bits, recipe_.group, recipe_.min);
-    BandPlan high{*packed_format(kMixedHighBits), MinKind::zero, recipe_.group, 0, first};
-    plan.bands[0].col_begin = first;
-    plan.bands.insert(plan.bands.begin(), high);
-    if (recipe_.salience != Salience::weight) {  // any order: the inputs will tell
-      plan.order = column_order(std::vector<double>(static_cast<std::size_t>(cols)), first);
-      return plan;
-    }
-    plan.order = column_order(scores_.at(input_of(tensors_[index].info.name)), first);
-    return plan;
   }
 
   void score_inputs() {
@@ -194,7 +185,36 @@ MatrixView layout_of(const MatrixPlan& plan, std::int64_t rows, std::int64_t col
     band.group = from.group == 0 ? band.cols() : from.group;
   }
   if (!plan.order.empty()) layout.map.source = plan.order.data();
+  if (!plan.mask.empty()) layout.map.mask = plan.mask.data();
   return layout;
+}
+
+MatrixPlan plan_matrix(const Widths& widths, RangeKind range, std::int64_t cols) {
+  const auto band = [&](int bits, std::optional<MinKind> min, std::int64_t begin,
+                        std::int64_t end) {
+    // An integer zero cannot say +-a.
+    const MinKind by_width = bits == 1 ? MinKind::f16 : MinKind::zero;
+    return BandPlan{*packed_format(bits), min.value_or(by_width), widths.group, begin, end};
+  };
+  MatrixPlan plan;
+  plan.range = range;
+  const std::int64_t first = widths.mixed > 0 ? mixed_columns(widths.mixed, cols) : 0;
+  if (first > 0) {
+    plan.bands = {band(widths.high_bits, std::nullopt, 0, first),
+                  band(widths.bits, widths.min, first, cols)};
+    set_order(plan, column_order(std::vector<double>(static_cast<std::size_t>(cols)), first));
+  } else if (widths.mixed > 0) {  // too narrow for two
+    plan.bands = {band(widths.high_bits, std::nullopt, 0, cols)};
+  } else {
+    plan.bands = {band(widths.bits, widths.min, 0, cols)};
+  }
+  return plan;
+}
+
+void set_order(MatrixPlan& plan, std::vector<std::int32_t> order) {
+  plan.order = std::move(order);
+  plan.mask.clear();
+  plan.mask = column_mask(layout_of(plan, 1, static_cast<std::int64_t>(plan.order.size())));
 }
 
 Plan make_plan(const Recipe& recipe, const std::vector<ModelTensor>& tensors, bool tied_head,

@@ -13,6 +13,7 @@
 #include "kernels/matrix.h"
 #include "kernels/thread_pool.h"
 #include "models/tensors.h"
+#include "quantizer/allocate/options.h"
 #include "quantizer/calibration.h"
 #include "quantizer/omniquant/options.h"
 #include "quantizer/range.h"
@@ -32,6 +33,7 @@ struct BandPlan {
 struct MatrixPlan {
   std::vector<BandPlan> bands;      // from column 0 to the last, interior edges multiples of 16
   std::vector<std::int32_t> order;  // the input column of each column; empty: as they are
+  std::vector<std::byte> mask;      // the same as kernels/matrix.h has it, where it can be said so
   RangeKind range = RangeKind::mse;
   // What the source's weights are multiplied with first, by input column and by row; empty: 1. The
   // inverse is folded into what comes before and after, so the model computes the same.
@@ -40,6 +42,7 @@ struct MatrixPlan {
   // 16]; empty: fitted as `range` says.
   std::vector<Grid> grids;
 };
+void set_order(MatrixPlan& plan, std::vector<std::int32_t> order);
 // Its map points into the plan.
 MatrixView layout_of(const MatrixPlan& plan, std::int64_t rows, std::int64_t cols);
 
@@ -62,6 +65,8 @@ struct Rule {
   std::optional<int> bits;
   std::optional<std::int64_t> group;
   std::optional<std::optional<MinKind>> min;  // there, but no kind: by width
+  std::optional<double> mixed = {};           // absent: not mixed, whatever the recipe says
+  std::optional<int> high_bits = {};
 };
 
 struct Recipe {
@@ -80,11 +85,14 @@ struct Recipe {
   bool tune = false;     // then learn the grids again, for the codes that were chosen
   LearnOptions learn;    // of omniquant and tune
   SearchOptions search;  // after all passes; no steps: none
-  double mixed = 0;  // this share of a matrix's input columns gets kMixedHighBits, the rest `bits`
-  Salience salience = Salience::weight;         // which columns these are
-  std::optional<double> pbar_lambda;            // absent: for each input the best of several
+  double mixed = 0;      // this share of a matrix's input columns gets high_bits, the rest `bits`
+  int high_bits = kMixedHighBits;
+  Salience salience = Salience::weight;  // which columns these are
+  std::optional<double> pbar_lambda;     // absent: for each input the best of several
+  bool pbar_trials = false;  // the best by the model's loss, not by the error of its outputs
   Supervision supervision = Supervision::none;  // of gptq
-  std::vector<Rule> rules;  // a later one beats an earlier one; their matrices are not mixed
+  AllocateOptions allocate;                     // adds rules
+  std::vector<Rule> rules;                      // a later one beats an earlier one
 };
 // Throws bad_request for a width, group, share or rate that cannot be.
 void validate(const Recipe& recipe);
@@ -97,6 +105,8 @@ void set_passes(Recipe& recipe, const std::vector<std::string>& passes);
 // the calibration's file is not part of it. Throws bad_request naming `name` and the key.
 std::string to_json(const Recipe& recipe);
 void read_json(const nlohmann::json& json, const std::string& name, Recipe& recipe);
+// Whether any matrix is asked to have columns of two widths.
+bool mixes(const Recipe& recipe);
 // Whether making the model takes a look at how it runs.
 bool needs_calibration(const Recipe& recipe);
 // Whether codes are chosen by the inputs a matrix meets.
@@ -105,6 +115,17 @@ bool looks_at_inputs(const Recipe& recipe);
 bool weighs_ranges(const Recipe& recipe);
 // Whether layers are trained against the full-precision model's.
 bool learns(const Recipe& recipe);
+
+// What one matrix of a layer gets.
+struct Widths {
+  int bits = 4;
+  std::int64_t group = 128;
+  std::optional<MinKind> min;  // absent: by width
+  double mixed = 0;            // share of the columns that get high_bits
+  int high_bits = kMixedHighBits;
+};
+// The bands of `cols` columns; the columns of two are in any order.
+MatrixPlan plan_matrix(const Widths& widths, RangeKind range, std::int64_t cols);
 
 struct TensorPlan {
   std::string name;                  // in the output

@@ -10,6 +10,7 @@
 #include "kernels/cpu/isa.h"
 #include "kernels/error.h"
 #include "models/gguf_output.h"
+#include "quantizer/allocate/allocate.h"
 #include "quantizer/checkpoint.h"
 #include "quantizer/identity.h"
 #include "quantizer/roles.h"
@@ -60,14 +61,14 @@ std::vector<GgufTensorDecl> declare(const Plan& plan, const std::vector<ModelTen
       continue;
     }
     const MatrixView layout = layout_of(tensor, tensors);
-    metadata.set(std::string(kBandsPrefix) + tensor.name, describe_bands(layout));
     version = std::max(version, format_version(layout));
+    metadata.set(std::string(kBandsPrefix) + tensor.name, describe_bands(layout));
     for (GgufTensorDecl& decl : declare_parts(tensor.name, layout)) {
       decls.push_back(std::move(decl));
     }
   }
-  if (!divisors.empty()) {
   metadata.set(std::string(kFormatVersionKey), version);
+  if (!divisors.empty()) {
     decls.push_back({kRopeDivisorsName, {static_cast<std::int64_t>(divisors.size())}, DType::f32});
   }
   return decls;
@@ -116,6 +117,20 @@ class Run {
     return result;
   }
 
+  PlannedSize size() {
+    const Plan plan = make_plan(options_.recipe, tensors_, spec_.tied_head, pool_, source_->path());
+    GgufMetadata metadata = model_metadata(family_, spec_, *source_);
+    metadata.set(std::string(kRecipeKey), to_json(options_.recipe));
+    std::vector<GgufTensorDecl> decls = declare(plan, tensors_, rope_divisors(spec_), metadata);
+    PlannedSize size;
+    size.file = gguf_bytes(std::move(metadata), decls);
+    for (const TensorPlan& tensor : plan.tensors) {
+      if (!tensor.matrix || layer_of(tensor.name) < 0) continue;
+      size.layers += layout_of(tensor, tensors_).bytes();
+    }
+    return size;
+  }
+
  private:
   // Before hours of work, not after. Finished layers are kept beside the output.
   void check_space(std::uint64_t bytes) const {
@@ -143,6 +158,9 @@ class Run {
     if (plan.split_head) total_ += elements_of(tensors_[plan.tensors.front().source]);
     GgufMetadata metadata = model_metadata(family_, spec_, *source_);
     metadata.set(std::string(kRecipeKey), to_json(options_.recipe));
+    if (!options_.allocation.empty()) {
+      metadata.set(std::string(kAllocationKey), options_.allocation);
+    }
     if (needs_calibration(options_.recipe)) {
       start_calibration();
       metadata.set(std::string(kCalibrationHashKey),
@@ -315,6 +333,13 @@ class Run {
       std::memcpy(const_cast<std::byte*>(part.data()), rest.data(), part.size());
       rest = rest.subspan(part.size());
     }
+    for (std::size_t m = 0; m < kLayerMatrices; ++m) {
+      const MatrixView& view = dense_of(weights, static_cast<LayerMatrix>(m)).weight.view;
+      if (view.map.mask == nullptr) continue;
+      if (!follow_mask(view, const_cast<std::int32_t*>(view.map.source))) {
+        throw_file_error(saved.path(), "marks other columns than its bands have");
+      }
+    }
     if (!rest.empty()) {
       throw_file_error(saved.path(), "is {} bytes longer than its layer", rest.size());
     }
@@ -333,13 +358,6 @@ class Run {
     return {fmt::format("{}: tensor \"{}\"", source_->path(), tensor.name),
             &tensors_[tensor.source].rows, *tensor.matrix};
   }
-    for (std::size_t m = 0; m < kLayerMatrices; ++m) {
-      const MatrixView& view = dense_of(weights, static_cast<LayerMatrix>(m)).weight.view;
-      if (view.map.mask == nullptr) continue;
-      if (!follow_mask(view, const_cast<std::int32_t*>(view.map.source))) {
-        throw_file_error(saved.path(), "marks other columns than its bands have");
-      }
-    }
 
   LayerLosses quantize_layer(const Plan& plan, std::int64_t layer, std::uint64_t before) {
     return calibrated_->quantize_layer(
@@ -383,8 +401,17 @@ QuantizeResult quantize(const std::shared_ptr<const ModelSource>& source,
                         const std::filesystem::path& output, const QuantizeOptions& options,
                         const std::function<bool(std::uint64_t, std::uint64_t)>& progress) {
   validate(options.recipe);
+  const AllocateOptions& allocate = options.recipe.allocate;
+  if (allocate.kind != Allocation::none && !allocate.solved) {
+    return allocate_and_quantize(source, output, options, progress);
+  }
   if (options.recipe.search.steps > 0) return search_model(source, output, options, progress);
   return Run(source, output, options, progress).run();
+}
+
+PlannedSize planned_size(const std::shared_ptr<const ModelSource>& source,
+                         const QuantizeOptions& options) {
+  return Run(source, {}, options, {}).size();
 }
 
 }  // namespace tenfold

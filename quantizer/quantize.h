@@ -27,6 +27,9 @@ struct QuantizeOptions {
   std::size_t spill_above = kSpillAbove;  // bytes of activations that go to a file
   bool resume = false;  // go on with the finished layers of an interrupted calibrated run
   std::int64_t checkpoint_every = 100;  // steps of a search after which it is saved
+  std::string allocation;  // JSON for the file, where the recipe's budget was divided already
+  // Called while a budget's sensitivities are measured; false interrupts that.
+  std::function<bool(std::uint64_t done, std::uint64_t total)> on_allocation;
   // Called after each step of a search; false interrupts it.
   std::function<bool(const SearchStep&, const SearchCounts&)> on_search_step;
 };
@@ -45,6 +48,8 @@ struct QuantizeResult {
   std::vector<LayerFactors> factors;  // likewise, of each layer
   bool split_head = false;            // embedding and head were one matrix and are now two
   std::optional<SearchCounts> search;
+  std::vector<Rule> rules;  // of the recipe, where a budget was divided
+  std::string allocation;   // likewise: JSON, what was predicted and measured
 };
 
 // progress(done, total) in weights; false cancels. Nothing is left behind, except that a run with
@@ -53,5 +58,13 @@ struct QuantizeResult {
 QuantizeResult quantize(const std::shared_ptr<const ModelSource>& source,
                         const std::filesystem::path& output, const QuantizeOptions& options,
                         const std::function<bool(std::uint64_t, std::uint64_t)>& progress);
+
+// The file such a run would write, but for what it says of its losses, and of that the packed
+// matrices of the layers.
+struct PlannedSize {
+  std::uint64_t file = 0, layers = 0;
+};
+PlannedSize planned_size(const std::shared_ptr<const ModelSource>& source,
+                         const QuantizeOptions& options);
 
 }  // namespace tenfold

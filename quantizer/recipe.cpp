@@ -37,7 +37,7 @@ void check_share(const char* what, double share) {
   throw_error(ErrorCode::bad_request, "{} must lie between 0 and 1, found {}", what, share);
 }
 
-void check_search(const SearchOptions& search, double mixed) {
+void check_search(const SearchOptions& search, bool mixed) {
   if (search.steps == 0) return;
   for (const std::int64_t number : {search.steps, search.local, search.matched, search.patience}) {
     if (number >= 0 && number <= kMostSearched) continue;
@@ -58,14 +58,66 @@ void check_search(const SearchOptions& search, double mixed) {
                 "the chance to give up a good step must lie between 0 and 0.5, found {}",
                 search.early);
   }
-  if (mixed > 0) {
+  if (mixed) {
     throw_error(ErrorCode::bad_request,
                 "a search cannot move the columns of a mixed layout: their order is the layout's");
   }
 }
 
+void check_mixed(const Recipe& recipe) {
+  const auto check = [](double share) {
+    if (share >= 0 && share < 1) return;
+    throw_error(ErrorCode::bad_request, "the mixed share must lie between 0 and 1, found {}",
+                share);
+  };
+  check(recipe.mixed);
+  check_bits("the bits of columns that keep more", recipe.high_bits, false);
+  for (const Rule& rule : recipe.rules) {
+    if (rule.mixed) check(*rule.mixed);
+    if (rule.high_bits) check_bits("the bits of a rule", *rule.high_bits, false);
+  }
+  if (recipe.mixed > 0 && recipe.bits >= recipe.high_bits) {
+    throw_error(ErrorCode::bad_request,
+                "a mixed layout has columns of {} bits and columns of fewer, found {}",
+                recipe.high_bits, recipe.bits);
+  }
+}
+
+void check_allocation(const Recipe& recipe) {
+  const AllocateOptions& allocate = recipe.allocate;
+  if (allocate.kind == Allocation::none) return;
+  if ((allocate.target_bits != 0) == (allocate.target_bytes != 0)) {
+    throw_error(ErrorCode::bad_request,
+                "a budget is divided by one target: bits a weight, or the size of the file");
+  }
+  if (!(allocate.target_bits >= 0 && allocate.target_bits <= kFloatBits)) {
+    throw_error(ErrorCode::bad_request, "the target must lie between 0 and {} bits, found {}",
+                kFloatBits, allocate.target_bits);
+  }
+  for (const int bits : allocate.widths) check_bits("the widths of a budget", bits, false);
+  if (!allocate.widths.empty() && allocate.kind != Allocation::bits) {
+    throw_error(ErrorCode::bad_request,
+                "widths are for whole matrices, not for shares of their columns");
+  }
+  if (allocate.sequences < 1) {
+    throw_error(ErrorCode::bad_request,
+                "sensitivities are measured on at least one sequence, found {}",
+                allocate.sequences);
+  }
+  if (recipe.mixed > 0) {
+    throw_error(ErrorCode::bad_request,
+                "the allocation chooses the share of columns that keep more bits of each matrix: "
+                "it cannot be asked for too");
+  }
+  if (allocate.kind == Allocation::ratio && recipe.bits >= recipe.high_bits) {
+    throw_error(ErrorCode::bad_request,
+                "high-impact columns have more bits than the others, found {} and {}",
+                recipe.high_bits, recipe.bits);
+  }
+}
+
 void check_squeeze(const Recipe& recipe) {
-  if (recipe.salience != Salience::weight && recipe.mixed == 0) {
+  if (recipe.salience != Salience::weight && !mixes(recipe)) {
     throw_error(ErrorCode::bad_request,
                 "the columns that keep more bits are chosen in a mixed layout: --mixed SHARE");
   }
@@ -77,6 +129,10 @@ void check_squeeze(const Recipe& recipe) {
   }
   if (recipe.pbar_lambda && recipe.salience != Salience::pbar) {
     throw_error(ErrorCode::bad_request, "PBAR's lambda needs --salience pbar");
+  }
+  if (recipe.pbar_trials && (recipe.pbar_lambda || recipe.salience != Salience::pbar)) {
+    throw_error(ErrorCode::bad_request,
+                "trials choose PBAR's lambda: they need --salience pbar, and no lambda given");
   }
   if (recipe.pbar_lambda && !(*recipe.pbar_lambda >= 0)) {
     throw_error(ErrorCode::bad_request, "PBAR's lambda cannot be less than 0, found {}",
@@ -98,6 +154,7 @@ std::string calibrated_pass(const Recipe& recipe) {
   if (recipe.method == Method::gptq) return "gptq";
   if (learns(recipe)) return recipe.omniquant ? "omniquant" : "tune";
   if (recipe.search.steps > 0) return "a search";
+  if (recipe.allocate.kind != Allocation::none) return "a bit budget";
   if (recipe.salience != Salience::weight) return "a choice of columns by their inputs";
   return recipe.awq ? "awq" : "a weighted range";
 }
@@ -122,6 +179,21 @@ Json rule_json(const Rule& rule) {
   if (rule.bits) json["bits"] = *rule.bits;
   if (rule.group) json["group"] = group_json(*rule.group);
   if (rule.min) json["min"] = *rule.min ? min_json(**rule.min) : Json("auto");
+  if (rule.mixed) json["mixed"] = *rule.mixed;
+  if (rule.high_bits) json["high_bits"] = *rule.high_bits;
+  return json;
+}
+
+Json allocate_json(const AllocateOptions& allocate) {
+  Json json;
+  json["kind"] = to_string(allocate.kind);
+  if (allocate.target_bits > 0) json["target_bits"] = allocate.target_bits;
+  if (allocate.target_bytes > 0) json["target_bytes"] = allocate.target_bytes;
+  if (!allocate.widths.empty()) json["widths"] = allocate.widths;
+  json["sensitivity"] = to_string(allocate.sensitivity);
+  json["cross"] = allocate.cross;
+  json["sequences"] = allocate.sequences;
+  if (allocate.solved) json["solved"] = true;
   return json;
 }
 
@@ -274,6 +346,8 @@ Rule read_rule(const nlohmann::json& json, const std::string& name) {
   reader.integer("bits", rule.bits);
   rule.group = reader.group();
   rule.min = reader.min();
+  reader.number("mixed", rule.mixed);
+  reader.integer("high_bits", rule.high_bits);
   reader.finish();
   return rule;
 }
@@ -305,18 +379,14 @@ void validate(const Recipe& recipe) {
                 recipe.learn.epochs);
   }
   check_share("the learning rate", recipe.learn.rate);
-  check_search(recipe.search, recipe.mixed);
+  if (recipe.learn.codes != LearnedCodes::none && !recipe.tune) {
+    throw_error(ErrorCode::bad_request, "codes are learned by tune, which is not asked for");
+  }
+  check_search(recipe.search, mixes(recipe));
   check_share("the learning rate of scales", recipe.learn.scale_rate);
-  if (!(recipe.mixed >= 0 && recipe.mixed < 1)) {
-    throw_error(ErrorCode::bad_request, "the mixed share must lie between 0 and 1, found {}",
-                recipe.mixed);
-  }
+  check_mixed(recipe);
   check_squeeze(recipe);
-  if (recipe.mixed > 0 && recipe.bits >= kMixedHighBits) {
-    throw_error(ErrorCode::bad_request,
-                "a mixed layout has columns of {} bits and columns of fewer, found {}",
-                kMixedHighBits, recipe.bits);
-  }
+  check_allocation(recipe);
 }
 
 void set_passes(Recipe& recipe, const std::vector<std::string>& passes) {
@@ -359,6 +429,15 @@ void set_squeeze10(Recipe& recipe) {
   recipe.range = RangeKind::weighted;
 }
 
+bool mixes(const Recipe& recipe) {
+  const bool allocated = recipe.allocate.kind == Allocation::ratio ||
+                         (recipe.allocate.kind == Allocation::bits &&
+                          recipe.allocate.widths.empty() && recipe.search.steps == 0);
+  return recipe.mixed > 0 || allocated ||
+         std::any_of(recipe.rules.begin(), recipe.rules.end(),
+                     [](const Rule& rule) { return rule.mixed.value_or(0) > 0; });
+}
+
 bool learns(const Recipe& recipe) { return recipe.omniquant || recipe.tune; }
 
 bool looks_at_inputs(const Recipe& recipe) {
@@ -372,7 +451,8 @@ bool weighs_ranges(const Recipe& recipe) {
 }
 
 bool needs_calibration(const Recipe& recipe) {
-  return looks_at_inputs(recipe) || recipe.awq || learns(recipe);
+  return looks_at_inputs(recipe) || recipe.awq || learns(recipe) ||
+         recipe.allocate.kind != Allocation::none;
 }
 
 std::string to_json(const Recipe& recipe) {
@@ -384,13 +464,18 @@ std::string to_json(const Recipe& recipe) {
   json["min"] = recipe.min ? min_json(*recipe.min) : Json("auto");
   if (recipe.embed_bits) json["embed_bits"] = *recipe.embed_bits;
   if (recipe.head_bits) json["head_bits"] = *recipe.head_bits;
-  if (recipe.mixed > 0) {
-    json["mixed"] = recipe.mixed;
+  if (mixes(recipe)) {
+    if (recipe.mixed > 0) json["mixed"] = recipe.mixed;
+    if (recipe.high_bits != kMixedHighBits) json["high_bits"] = recipe.high_bits;
     json["salience"] = to_string(recipe.salience);
     if (recipe.pbar_lambda) json["pbar_lambda"] = *recipe.pbar_lambda;
+    if (recipe.pbar_trials) json["pbar_trials"] = true;
   }
   if (recipe.supervision != Supervision::none) {
     json["supervision"] = to_string(recipe.supervision);
+  }
+  if (recipe.allocate.kind != Allocation::none) {
+    json["allocate"] = allocate_json(recipe.allocate);
   }
   for (const Rule& rule : recipe.rules) json["rules"].push_back(rule_json(rule));
   if (learns(recipe)) {
@@ -398,6 +483,9 @@ std::string to_json(const Recipe& recipe) {
                         {"rate", recipe.learn.rate},
                         {"scales", recipe.learn.scales},
                         {"scale_rate", recipe.learn.scale_rate}};
+    if (recipe.learn.codes != LearnedCodes::none) {
+      json["learning"]["codes"] = to_string(recipe.learn.codes);
+    }
   }
   if (recipe.method == Method::gptq) {
     json["damping"] = recipe.damping;
@@ -429,8 +517,10 @@ void read_json(const nlohmann::json& json, const std::string& name, Recipe& reci
   reader.integer("embed_bits", recipe.embed_bits);
   reader.integer("head_bits", recipe.head_bits);
   reader.number("mixed", recipe.mixed);
+  reader.integer("high_bits", recipe.high_bits);
   reader.choice("salience", parse_salience, "weight, activation or pbar", recipe.salience);
   reader.number("pbar_lambda", recipe.pbar_lambda);
+  reader.boolean("pbar_trials", recipe.pbar_trials);
   reader.choice("supervision", parse_supervision, "none, full, target or blend",
                 recipe.supervision);
   if (const nlohmann::json* rules = reader.array("rules")) {
@@ -440,12 +530,34 @@ void read_json(const nlohmann::json& json, const std::string& name, Recipe& reci
           read_rule(rule, fmt::format("{}: rule {}", name, recipe.rules.size() + 1)));
     }
   }
+  if (const nlohmann::json* allocate = reader.object("allocate")) {
+    Reader part(*allocate, name + ": allocate");
+    part.choice("kind", parse_allocation, "none, ratio or bits", recipe.allocate.kind);
+    part.number("target_bits", recipe.allocate.target_bits);
+    part.integer("target_bytes", recipe.allocate.target_bytes);
+    if (const nlohmann::json* widths = part.array("widths")) {
+      recipe.allocate.widths.clear();
+      for (const nlohmann::json& width : *widths) {
+        if (!width.is_number_unsigned() || width > kFloatBits) {
+          part.fail("widths", fmt::format("must hold numbers of bits, found {}", width.dump()));
+        }
+        recipe.allocate.widths.push_back(width.get<int>());
+      }
+    }
+    part.choice("sensitivity", parse_sensitivity, "block, scaled or final",
+                recipe.allocate.sensitivity);
+    part.boolean("cross", recipe.allocate.cross);
+    part.integer("sequences", recipe.allocate.sequences);
+    part.boolean("solved", recipe.allocate.solved);
+    part.finish();
+  }
   if (const nlohmann::json* learn = reader.object("learning")) {
     Reader part(*learn, name + ": learning");
     part.integer("epochs", recipe.learn.epochs);
     part.number("rate", recipe.learn.rate);
     part.boolean("scales", recipe.learn.scales);
     part.number("scale_rate", recipe.learn.scale_rate);
+    part.choice("codes", parse_learned_codes, "none, high or all", recipe.learn.codes);
     part.finish();
   }
   if (const nlohmann::json* search = reader.object("search")) {

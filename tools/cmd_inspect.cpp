@@ -8,6 +8,7 @@
 #include "quantizer/roles.h"
 #include "runtime/files/json_file.h"
 #include "runtime/files/quote.h"
+#include "tools/allocation_text.h"
 #include "tools/args.h"
 #include "tools/io.h"
 #include "tools/load.h"
@@ -143,6 +144,9 @@ nlohmann::ordered_json to_json(const ModelSource& source, const DecoderSpec& spe
   if (const nlohmann::json search = json_key(source, kSearchKey); !search.is_null()) {
     json["search"] = search;
   }
+  if (const nlohmann::json given = json_key(source, kAllocationKey); !given.is_null()) {
+    json["allocation"] = given;
+  }
   if (!with_tensors) return json;
   json["tensor_list"] = nlohmann::ordered_json::array();
   for (const Row& row : list_tensors(source)) {
@@ -191,6 +195,8 @@ std::string to_text(const ModelSource& source, const DecoderSpec& spec, const Mo
   }
   const nlohmann::ordered_json recipe = recipe_of(source);
   if (!recipe.is_null()) text += fmt::format("recipe         {}\n", dump(recipe));
+  const std::string allocation = allocation_sentence(json_key(source, kAllocationKey));
+  if (!allocation.empty()) text += fmt::format("bit budget     {}\n", allocation);
   text += losses_text(json_key(source, kLossesKey));
   text += search_text(json_key(source, kSearchKey));
   return text;

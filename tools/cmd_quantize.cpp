@@ -8,6 +8,7 @@
 #include "quantizer/quantize.h"
 #include "runtime/files/json_file.h"
 #include "runtime/files/output_file.h"
+#include "tools/allocation_text.h"
 #include "tools/args.h"
 #include "tools/io.h"
 #include "tools/progress.h"
@@ -18,6 +19,7 @@ namespace tenfold {
 namespace {
 
 constexpr int kDefaultMixedBits = 1;
+constexpr int kFewestBits = 1, kMostBits = 4;  // of the columns that are not high-impact
 
 struct Options {
   CommonOptions common;
@@ -32,6 +34,14 @@ struct Options {
   std::optional<int> embed_bits, head_bits;
   std::optional<double> mixed, pbar_lambda;
   std::string salience, supervision;
+  bool pbar_trials = false;
+  std::optional<int> high_bits;
+  std::string allocation, sensitivity;
+  std::optional<double> target_bits;
+  std::optional<std::uint64_t> target_size;
+  std::optional<std::int64_t> allocation_seqs;
+  std::vector<int> widths;
+  bool cross = true;
   CalibrationOptions calibration;
   CLI::Option* calib_seqs = nullptr;
   CLI::Option* calib_len = nullptr;
@@ -42,6 +52,7 @@ struct Options {
   CLI::Option* scales_flag = nullptr;
   std::optional<int> epochs;
   std::optional<double> rate, scale_rate;
+  std::string learned_codes;
   std::string search, target;
   std::optional<std::int64_t> steps, matched, local, patience;
   std::vector<std::string> moves, couplings;
@@ -94,6 +105,42 @@ void set_search(const Options& options, SearchOptions& search) {
   }
 }
 
+// bits_given: by a flag or a file.
+void set_allocation(const Options& options, bool bits_given, Recipe& recipe) {
+  AllocateOptions& allocate = recipe.allocate;
+  const bool asked = options.target_bits || options.target_size;
+  if (!options.allocation.empty()) allocate.kind = *parse_allocation(options.allocation);
+  if (asked) {
+    if (allocate.kind == Allocation::none) allocate.kind = Allocation::bits;
+    allocate.target_bits = options.target_bits.value_or(0);
+    allocate.target_bytes = options.target_size.value_or(0);
+    allocate.solved = false;
+  }
+  if (!options.sensitivity.empty()) allocate.sensitivity = *parse_sensitivity(options.sensitivity);
+  set_if(allocate.sequences, options.allocation_seqs);
+  if (!options.cross) allocate.cross = false;
+  if (!options.widths.empty()) allocate.widths = options.widths;
+  if (allocate.kind == Allocation::none) {
+    if (!options.sensitivity.empty() || options.allocation_seqs || !options.cross ||
+        !options.widths.empty()) {
+      throw_error(ErrorCode::bad_request,
+                  "how a budget is divided matters only with --target-bits or --target-size");
+    }
+    return;
+  }
+  // Columns are best chosen by their inputs, where no pass fits its scales to another choice.
+  if (options.salience.empty() && recipe.salience == Salience::weight && mixes(recipe) &&
+      !recipe.awq && !recipe.omniquant) {
+    recipe.salience = Salience::activation;
+  }
+  if (!bits_given) {
+    recipe.bits = std::clamp(static_cast<int>(allocate.target_bits), kFewestBits, kMostBits);
+  }
+  if (allocate.kind == Allocation::ratio && !options.high_bits) {
+    recipe.high_bits = recipe.bits == 4 ? 8 : recipe.bits + 1;
+  }
+}
+
 // Flags beat the recipe file.
 Recipe to_recipe(const Options& options) {
   Recipe recipe;
@@ -115,7 +162,9 @@ Recipe to_recipe(const Options& options) {
   set_if(recipe.mixed, options.mixed);
   if (!options.salience.empty()) recipe.salience = *parse_salience(options.salience);
   if (options.pbar_lambda) recipe.pbar_lambda = options.pbar_lambda;
+  if (options.pbar_trials) recipe.pbar_trials = true;
   if (!options.supervision.empty()) recipe.supervision = *parse_supervision(options.supervision);
+  set_if(recipe.high_bits, options.high_bits);
   if (options.bits) recipe.bits = *options.bits;
   if (!bits_given && recipe.mixed > 0) recipe.bits = kDefaultMixedBits;
   if (!options.group.empty()) recipe.group = options.group == "row" ? 0 : std::stoll(options.group);
@@ -132,9 +181,13 @@ Recipe to_recipe(const Options& options) {
   set_if(recipe.learn.rate, options.rate);
   if (options.scales_flag->count() > 0) recipe.learn.scales = options.scales;
   set_if(recipe.learn.scale_rate, options.scale_rate);
+  if (!options.learned_codes.empty()) {
+    recipe.learn.codes = *parse_learned_codes(options.learned_codes);
+  }
   if (options.embed_bits) recipe.embed_bits = options.embed_bits;
   if (options.head_bits) recipe.head_bits = options.head_bits;
   set_search(options, recipe.search);
+  set_allocation(options, bits_given, recipe);
   validate(recipe);
   return recipe;
 }
@@ -162,6 +215,7 @@ void print_json(const Options& options, const QuantizeResult& result, double sec
   json["clipped"] = result.clipped;
   json["split_head"] = result.split_head;
   if (result.search) json["search"] = to_json(*result.search);
+  if (!result.allocation.empty()) json["allocation"] = nlohmann::json::parse(result.allocation);
   print(json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
 }
 
@@ -173,6 +227,10 @@ void note_result(const Options& options, const QuantizeResult& result, double se
                   options.dry_run ? "Would write" : "Wrote", options.output, result.tensors,
                   megabytes(result.all.bytes), result.all.bits_per_weight(),
                   result.quantized.bits_per_weight(), seconds, megabytes(peak)));
+  if (!result.rules.empty()) {
+    note(allocation_table(result.rules) +
+         allocation_sentence(nlohmann::json::parse(result.allocation)));
+  }
   if (result.split_head) {
     note(
         "The model shares one matrix between embedding and head; asked for different widths, "
@@ -210,6 +268,12 @@ int run(const Options& options) {
   {
     Progress progress("quantize", options.common.quiet);
     Progress search("search", options.common.quiet);
+    Progress allocation("measure", options.common.quiet);
+    quantization.on_allocation = [&](std::uint64_t done, std::uint64_t total) {
+      peak = std::max(peak, anonymous_bytes());
+      allocation.update(done, total);
+      return !stop_requested();
+    };
     const std::int64_t steps = quantization.recipe.search.steps;
     quantization.on_search_step = [&](const SearchStep& step, const SearchCounts& counts) {
       peak = std::max(peak, anonymous_bytes());
@@ -298,12 +362,55 @@ void add_recipe_options(CLI::App& sub, Options& options) {
                  "0, 0.25, 0.5, 1 and 2")
       ->check(CLI::Range(0.0, 1e6))
       ->type_name("L");
+  sub.add_flag("--pbar-trials", options.pbar_trials,
+               "pbar: the best by the loss of the running model on held-out text, instead of by "
+               "the error of the matrices' outputs");
   sub.add_option("--fias", options.supervision,
                  "gptq: what codes are fitted to: none (default), the inputs that the quantized "
                  "layers make; full, those of full precision; blend, both; target, the first, with "
                  "full precision's outputs")
       ->check(one_of({"none", "full", "blend", "target"}))
       ->type_name("HOW");
+}
+
+void add_allocation_options(CLI::App& sub, Options& options) {
+  CLI::Option* bits =
+      sub.add_option("--target-bits", options.target_bits,
+                     "a budget for all of the layers' matrices together, in bits a weight, scales "
+                     "included, divided where the running model gains most by it; needs --calib");
+  bits->check(CLI::Range(1.0, 16.0))->type_name("X");
+  sub.add_option("--target-size", options.target_size,
+                 "the same, as the size of the whole file: 60MiB, 2GB")
+      ->transform(CLI::AsSizeValue(true))
+      ->excludes(bits)
+      ->type_name("SIZE");
+  sub.add_option("--allocate", options.allocation,
+                 "what a matrix may get: bits (default), any width, and mixed ones near the "
+                 "target; or ratio, --bits and --high-bits for a share of its columns")
+      ->check(one_of({"bits", "ratio"}))
+      ->type_name("HOW");
+  sub.add_option("--widths", options.widths,
+                 "bits: these widths of whole matrices alone, such as 1,2")
+      ->delimiter(',')
+      ->check(one_of({"1", "2", "3", "4", "8"}))
+      ->type_name("A,B,...");
+  sub.add_option("--high-bits", options.high_bits,
+                 "of the columns that keep more; default 4 with --mixed, one step more than "
+                 "--bits with --allocate ratio")
+      ->check(one_of({"2", "3", "4", "8"}))
+      ->type_name("N");
+  sub.add_option("--sensitivity", options.sensitivity,
+                 "what a choice is judged by: the error of its layer's outputs (block), that times "
+                 "what one choice of each matrix adds to the model's loss (scaled, default), or "
+                 "what each adds (final, slow)")
+      ->check(one_of({"block", "scaled", "final"}))
+      ->type_name("BY");
+  sub.add_option("--allocation-seqs", options.allocation_seqs,
+                 "sequences of the calibration text to measure on; default 8")
+      ->check(in_range(1, 1 << 20))
+      ->type_name("N");
+  sub.add_flag("!--no-cross", options.cross,
+               "take the errors of a layer's matrices for independent");
 }
 
 void add_calibration_options(CLI::App& sub, Options& options) {
@@ -336,6 +443,11 @@ void add_calibration_options(CLI::App& sub, Options& options) {
   options.scales_flag =
       sub.add_flag("--scales,!--no-scales", options.scales,
                    "omniquant: learn scales of input channels too (default), or ranges alone");
+  sub.add_option("--learn-codes", options.learned_codes,
+                 "tune: codes too, of the columns that keep more bits in a mixed layout (high) or "
+                 "all; default none")
+      ->check(one_of({"none", "high", "all"}))
+      ->type_name("WHICH");
   sub.add_option("--scale-rate", options.scale_rate,
                  "omniquant: learning rate of the scales' logarithms; default 0.002")
       ->check(CLI::Range(0.0, 1.0))
@@ -413,6 +525,7 @@ Command add_quantize(CLI::App& app) {
       ->type_name("OUT.gguf")
       ->required();
   add_recipe_options(*sub, *options);
+  add_allocation_options(*sub, *options);
   add_calibration_options(*sub, *options);
   add_search_options(*sub, *options);
   sub->add_flag("--force", options->force, "replace OUT.gguf if it exists");

@@ -196,6 +196,30 @@ std::string search_section(const ReportModel& model) {
                   {accepted});
 }
 
+// What each layer of a divided budget adds to the loss, beside what was expected.
+std::string allocation_section(const ReportModel& model) {
+  if (!model.allocation.is_object()) return {};
+  Series layers, equal;
+  layers.name = "a layer each";
+  layers.line = layers.labels_shown = false;
+  equal.name = "as predicted";
+  equal.dashed = true;
+  equal.color = 1;
+  const nlohmann::json list = model.allocation.value("layers", nlohmann::json());
+  for (std::size_t layer = 0; list.is_array() && layer < list.size(); ++layer) {
+    const double predicted = number_of(list[layer], "predicted");
+    const double measured = number_of(list[layer], "measured");
+    if (!(predicted > 0) || !(measured > 0)) continue;
+    layers.points.emplace_back(predicted, measured);
+    layers.labels.push_back(std::to_string(layer));
+    equal.points.emplace_back(predicted, predicted);
+  }
+  if (layers.points.empty()) return {};
+  std::sort(equal.points.begin(), equal.points.end());
+  return xy_chart("Bit budget: what layers add to the loss, in nats", {"predicted", true, false},
+                  {"measured", true, false}, {layers, equal});
+}
+
 std::string model_section(const ReportModel& model) {
   std::string html = "<h2>" + escape_html(model.name) + "</h2>\n<table>\n";
   for (const auto& [name, value] : model.facts) {
@@ -204,6 +228,7 @@ std::string model_section(const ReportModel& model) {
   }
   html += "</table>\n<div class=\"charts\">\n";
   html += bits_section(model);
+  html += allocation_section(model);
   html += losses_section(model);
   html += search_section(model);
   return html + "</div>\n";
@@ -243,6 +268,9 @@ ReportModel report_model(const ModelSource& source) {
   }
   if (const std::string* search = metadata.get_string(kSearchKey)) {
     model.search = parse_json(*search, fmt::format("{}: key {}", source.path(), kSearchKey));
+  }
+  if (const std::string* given = metadata.get_string(kAllocationKey)) {
+    model.allocation = parse_json(*given, fmt::format("{}: key {}", source.path(), kAllocationKey));
   }
   if (model.losses.is_array() && !model.losses.empty() && model.losses.back().is_object() &&
       model.losses.back().contains("head")) {

@@ -36,8 +36,9 @@ struct ReportModel {
   std::uint64_t file_bytes = 0;
   std::vector<std::pair<std::string, std::string>> facts;
   std::vector<ReportMatrix> matrices;
-  nlohmann::json losses;  // quantizer/losses.h, an array of layers; null: none
-  nlohmann::json search;  // quantizer/search/search_model.h; null: none
+  nlohmann::json losses;      // quantizer/losses.h, an array of layers; null: none
+  nlohmann::json search;      // quantizer/search/search_model.h; null: none
+  nlohmann::json allocation;  // quantizer/allocate; null: none
 };
 
 // What a model is called: its path, without detours.

@@ -12,6 +12,7 @@ namespace {
 constexpr float kBeta1 = 0.9f, kBeta2 = 0.999f, kEpsilon = 1e-8f;
 constexpr float kMostSteps = 256.0f;  // a minimum moves by
 constexpr float kMostLog = 3.0f;      // a scale stays within a factor of 20 of the first
+constexpr float kMostShift = 1.0f;    // of a code
 
 struct Rounding {
   float code;   // as encode_group() finds it
@@ -79,7 +80,7 @@ LearnedMatrix::LearnedMatrix(const RowReader& source, const MatrixPlan& plan,
 }
 
 LearnedMatrix::LearnedMatrix(const QuantizedMatrix& made, const std::vector<std::int32_t>& order,
-                             ThreadPool& pool)
+                             LearnedCodes learned, ThreadPool& pool)
     : pool_(pool),
       rows_(made.view.rows),
       cols_(made.view.cols),
@@ -88,6 +89,11 @@ LearnedMatrix::LearnedMatrix(const QuantizedMatrix& made, const std::vector<std:
       groups_(column_groups(layout_)),
       codes_(static_cast<std::size_t>(rows_ * cols_)) {
   size_parameters();
+  if (learned == LearnedCodes::all) learned_cols_ = cols_;
+  if (learned == LearnedCodes::high && layout_.n_bands == 2) {
+    learned_cols_ = layout_.bands[0].col_end;
+  }
+  if (learned_cols_ > 0) state_.shift.resize(codes_.size());
   for_rows([&](std::int64_t r, int panel) {
     for (const Band& band : layout_.all_bands()) {
       const PackedLayout sizes =
@@ -113,9 +119,15 @@ void LearnedMatrix::size_parameters() {
   const std::size_t count = static_cast<std::size_t>(rows_) * groups_.size();
   first_scale_.resize(count);
   first_min_.resize(count);
-  state_ = {std::vector<float>(count), std::vector<float>(count)};
+  state_ = {std::vector<float>(count), std::vector<float>(count), {}};
   scale_steps_.resize(count);
   min_steps_.resize(count);
+}
+
+float LearnedMatrix::code(std::size_t place, float top) const noexcept {
+  const auto chosen = static_cast<float>(codes_[place]);
+  if (state_.shift.empty()) return chosen;
+  return std::clamp(std::nearbyint(chosen + state_.shift[place]), 0.0f, top);
 }
 
 Grid LearnedMatrix::grid(std::int64_t row, std::size_t group) const {
@@ -139,16 +151,15 @@ void LearnedMatrix::rounded(std::span<const float> factor, float* out) const {
     float* to = out + r * cols_;
     for (std::size_t g = 0; g < groups_.size(); ++g) {
       const Grid values = grid(r, g);
+      const float top = top_code(group_bits(groups_[g], layout_));
       if (fixed()) {
         for (std::int64_t c = groups_[g].begin; c < groups_[g].end; ++c) {
           to[order_[static_cast<std::size_t>(c)]] =
-              values.scale * static_cast<float>(codes_[static_cast<std::size_t>(r * cols_ + c)]) +
-              values.min;
+              values.scale * code(static_cast<std::size_t>(r * cols_ + c), top) + values.min;
         }
         continue;
       }
       const float inverse = inverse_scale(values);
-      const float top = top_code(group_bits(groups_[g], layout_));
       for (std::int64_t c = groups_[g].begin; c < groups_[g].end; ++c) {
         const auto source = static_cast<std::size_t>(order_[static_cast<std::size_t>(c)]);
         const float f = factor[source];
@@ -160,7 +171,7 @@ void LearnedMatrix::rounded(std::span<const float> factor, float* out) const {
 }
 
 void LearnedMatrix::learn(std::span<const float> factor, const float* gradient,
-                          const AdamStep& step, std::span<double> d_log_factor) {
+                          const AdamStep& step, float code_step, std::span<double> d_log_factor) {
   const std::size_t panels = static_cast<std::size_t>((rows_ + kPanelRows - 1) / kPanelRows);
   const auto cols = static_cast<std::size_t>(cols_);
   std::vector<float> d_factor(panels * cols);  // by panel: the sum's order is the same for any pool
@@ -185,9 +196,15 @@ void LearnedMatrix::learn(std::span<const float> factor, const float* gradient,
         const float f = factor[source];
         const float d = d_row[source];
         if (fixed()) {
-          d_scale +=
-              d * (static_cast<float>(codes_[static_cast<std::size_t>(r * cols_ + c)]) - zero);
+          const auto place = static_cast<std::size_t>(r * cols_ + c);
+          d_scale += d * (code(place, top) - zero);
           d_min += d;
+          if (c < learned_cols_ && d != 0) {
+            float& shift = state_.shift[place];
+            const float most = std::min(kMostShift, top - static_cast<float>(codes_[place]));
+            const float least = std::max(-kMostShift, -static_cast<float>(codes_[place]));
+            shift = std::clamp(shift - std::copysign(code_step, d), least, most);
+          }
           continue;
         }
         const Rounding at_c = round_weight(row[c] * f, values, inverse, top);
@@ -226,6 +243,23 @@ void LearnedMatrix::write(const QuantizedMatrix& made) const {
       const Band& band = made.view.bands[static_cast<std::size_t>(groups_[g].band)];
       write_grids(of_panel, band, panel, groups_[g].index, rows_, made);
     }
+    if (learned_cols_ > 0) write_learned_codes(panel, made);
+  }
+}
+
+void LearnedMatrix::write_learned_codes(std::int64_t panel, const QuantizedMatrix& made) const {
+  const std::int64_t first = panel * kPanelRows;
+  const std::int64_t n_rows = std::min(rows_ - first, std::int64_t{kPanelRows});
+  for (const Band& band : made.view.all_bands()) {
+    const float top = top_code(format_traits(band.format).bits);
+    std::vector<std::uint8_t> codes;
+    for (std::int64_t r = first; r < first + n_rows; ++r) {
+      for (std::int64_t c = band.col_begin; c < band.col_end; ++c) {
+        codes.push_back(
+            static_cast<std::uint8_t>(code(static_cast<std::size_t>(r * cols_ + c), top)));
+      }
+    }
+    write_codes(codes.data(), static_cast<int>(n_rows), band, panel, rows_, made);
   }
 }
 

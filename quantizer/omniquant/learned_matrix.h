@@ -9,13 +9,16 @@
 // Scale, minimum and zero point are rounded to what the file holds before each use.
 //
 // Once codes are chosen (by GPTQ, say), the same parameters can be learned with the codes as they
-// are: d value / ds = q and d value / dm = 1, no rounding in between.
+// are: d value / ds = q and d value / dm = 1, no rounding in between. Codes, too, can then be
+// learned, as SignSGD rounding does (Cheng et al., 2023): each has a shift that takes steps of one
+// size down the sign of its gradient, q = round(chosen + shift).
 
 #include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "quantizer/omniquant/options.h"
 #include "quantizer/panel.h"
 
 namespace tenfold {
@@ -40,28 +43,29 @@ class LearnedMatrix {
   LearnedMatrix(const RowReader& source, const MatrixPlan& plan, std::span<const float> importance,
                 ThreadPool& pool, const std::string& what);
 
-  // The matrix as it was made: its codes stay, its grids are learned. A zero point stays too, as
-  // a code does.
+  // The matrix as it was made: its codes stay, but for those that `learned` says; its grids are
+  // learned. A zero point stays too.
   LearnedMatrix(const QuantizedMatrix& made, const std::vector<std::int32_t>& order,
-                ThreadPool& pool);
+                LearnedCodes learned, ThreadPool& pool);
 
   std::int64_t rows() const noexcept { return rows_; }
   std::int64_t cols() const noexcept { return cols_; }
   // out: [rows, cols] in the source's column order: what is left of the weights when each column is
   // multiplied by factor[c] (the source's order), rounded and divided.
   void rounded(std::span<const float> factor, float* out) const;
-  // One step down the gradient [rows, cols] of those values. Adds the gradient of log(factor) to
-  // d_log_factor [cols].
+  // One step down the gradient [rows, cols] of those values; code_step: how far a code shifts. Adds
+  // the gradient of log(factor) to d_log_factor [cols].
   void learn(std::span<const float> factor, const float* gradient, const AdamStep& step,
-             std::span<double> d_log_factor);
+             float code_step, std::span<double> d_log_factor);
   // What was learned: for MatrixPlan::grids.
   std::vector<Grid> grids() const;
-  // The same into the matrix whose codes were kept.
+  // The same, and codes that were learned, into the matrix that was made.
   void write(const QuantizedMatrix& made) const;
 
   // The learned parameters, to return to.
   struct State {
     std::vector<float> scale, min;
+    std::vector<float> shift;  // of codes, [rows, cols] in the plan's order; empty: none is learned
   };
   const State& state() const noexcept { return state_; }
   void set_state(const State& state) { state_ = state; }
@@ -72,7 +76,9 @@ class LearnedMatrix {
   }
   Grid grid(std::int64_t row, std::size_t group) const;
   bool fixed() const noexcept { return !codes_.empty(); }
+  float code(std::size_t place, float top) const noexcept;  // of those that were chosen
   void size_parameters();
+  void write_learned_codes(std::int64_t panel, const QuantizedMatrix& made) const;
   template <typename Body>
   void for_rows(Body&& body) const;
 
@@ -81,7 +87,8 @@ class LearnedMatrix {
   MatrixView layout_;
   std::vector<std::int32_t> order_;  // the source column of each column
   std::vector<ColumnGroup> groups_;
-  std::vector<std::uint8_t> codes_;             // [rows, cols] in the plan's order, where they stay
+  std::vector<std::uint8_t> codes_;             // [rows, cols] in the plan's order, as chosen
+  std::int64_t learned_cols_ = 0;               // whose codes are learned, from the first on
   std::vector<float> weights_;                  // [rows, cols] in the plan's order
   std::vector<float> first_scale_, first_min_;  // [rows, groups]
   State state_;                                 // log(scale / first), (min - first) / first scale

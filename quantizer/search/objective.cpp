@@ -88,7 +88,7 @@ Objective::Objective(const Decoder& model, const Decoder& teacher, const Calibra
 }
 
 // What enters the layer; what enters the first is embedded anew.
-float* Objective::stream(Buffer& of, std::int64_t layer, std::size_t sequence) const {
+float* Objective::stream(const Buffer& of, std::int64_t layer, std::size_t sequence) const {
   return of.as<float>() +
          (static_cast<std::size_t>(layer - 1) * accepted_.size() + sequence) * floats_;
 }
@@ -229,7 +229,11 @@ void Objective::accept() {
   accepted_ = tried_;
 }
 
-void Objective::run_layer(std::int64_t layer, const InputTap& tap) {
+std::span<const float> Objective::output(std::int64_t layer, std::size_t sequence) const {
+  return {stream(streams_, layer + 1, sequence), floats_};
+}
+
+void Objective::run_layer(std::int64_t layer, const InputTap& tap, const LayerTap& after) {
   ws_.input_tap = tap;
   for (std::size_t s = 0; s < trained(); ++s) {
     busy_();
@@ -238,6 +242,7 @@ void Objective::run_layer(std::int64_t layer, const InputTap& tap) {
     if (layer == 0) model_.embed(batch_, ws_);
     model_.layer(layer, batch_, kv_, ws_);
     ++layer_forwards_;
+    if (after) after(s, {ws_.x.get<float>(floats_), floats_});
   }
   ws_.input_tap = {};
 }

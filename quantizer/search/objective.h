@@ -76,12 +76,17 @@ class Objective {
   // Makes the model that the last trial ran the accepted one.
   void accept();
 
-  // Runs layer i of the accepted model on every sequence that counts, under the workspace's tap.
-  void run_layer(std::int64_t layer, const InputTap& tap);
+  // Runs layer i of the accepted model on every sequence that counts, under the workspace's tap;
+  // after(sequence, what leaves the layer).
+  using LayerTap = std::function<void(std::size_t, std::span<const float>)>;
+  void run_layer(std::int64_t layer, const InputTap& tap, const LayerTap& after = {});
+  // What leaves a layer of the accepted model.
+  std::span<const float> output(std::int64_t layer, std::size_t sequence) const;
+  std::size_t sequences() const noexcept { return accepted_.size(); }
   Backend& backend() const noexcept { return *ws_.backend; }
 
  private:
-  float* stream(Buffer& of, std::int64_t layer, std::size_t sequence) const;
+  float* stream(const Buffer& of, std::int64_t layer, std::size_t sequence) const;
   SequenceLoss run(std::size_t sequence, std::int64_t first);
   void load(std::size_t sequence, std::int64_t layer);
   void run_teacher(const Decoder& teacher, std::size_t sequence);

@@ -73,8 +73,7 @@ void add_relative(const std::vector<double>& errors, std::span<const float> weig
 }  // namespace
 
 std::vector<double> activation_scores(std::span<const SalientMatrix> matrices,
-                                      const Hessian& inputs, ThreadPool& pool) {
-  const std::vector<float> power = inputs.diagonal();
+                                      std::span<const float> power, ThreadPool& pool) {
   std::vector<double> scores(power.size());
   for (const SalientMatrix& matrix : matrices) {
     const std::vector<double> squares =

@@ -19,9 +19,10 @@ struct SalientMatrix {
   std::string name;        // for errors
 };
 
-// Sums over rows of (w x)^2: how much of the output comes through the column.
+// Sums over rows of (w x)^2: how much of the output comes through the column. power: the mean
+// square of each input.
 std::vector<double> activation_scores(std::span<const SalientMatrix> matrices,
-                                      const Hessian& inputs, ThreadPool& pool);
+                                      std::span<const float> power, ThreadPool& pool);
 
 // PBAR: with e the error of a weight that is binarized (to mu +- a of its row's columns that are),
 // d the share of its input's power that no other input has, and x its input,

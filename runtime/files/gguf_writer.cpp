@@ -10,32 +10,37 @@
 namespace tenfold {
 namespace {
 
+// Where bytes go: a file, or only their count.
+struct Counter {
+  std::uint64_t bytes = 0;
+  void write(std::span<const std::byte> data) { bytes += data.size(); }
+  void write(std::string_view text) { bytes += text.size(); }
+};
+
 template <typename T>
-void put(OutputFile& file, T value) {
+void put(auto& file, T value) {
   file.write(std::as_bytes(std::span(&value, 1)));
 }
 
-void put_text(OutputFile& file, std::string_view text) {
+void put_text(auto& file, std::string_view text) {
   put<std::uint64_t>(file, text.size());
   file.write(text);
 }
 
-void put_type(OutputFile& file, gguf::ValueType type) {
-  put(file, static_cast<std::uint32_t>(type));
-}
+void put_type(auto& file, gguf::ValueType type) { put(file, static_cast<std::uint32_t>(type)); }
 
 template <typename T>
-void put_elements(OutputFile& file, const std::vector<T>& values) {
+void put_elements(auto& file, const std::vector<T>& values) {
   file.write(std::as_bytes(std::span(values)));
 }
-void put_elements(OutputFile& file, const std::vector<bool>& values) {
+void put_elements(auto& file, const std::vector<bool>& values) {
   for (const bool value : values) put<std::uint8_t>(file, value ? 1 : 0);
 }
-void put_elements(OutputFile& file, const StringArray& values) {
+void put_elements(auto& file, const StringArray& values) {
   for (const std::string_view value : values) put_text(file, value);
 }
 
-void put_value(OutputFile& file, const GgufValue& value) {
+void put_value(auto& file, const GgufValue& value) {
   std::visit(
       [&](const auto& held) {
         using T = std::decay_t<decltype(held)>;
@@ -81,7 +86,44 @@ std::uint64_t settle_alignment(GgufMetadata& metadata) {
   return alignment;
 }
 
+// All before the tensors' bytes. Returns where those end, counted from where they begin.
+std::uint64_t put_header(auto& file, const GgufMetadata& metadata,
+                         const std::vector<GgufTensorDecl>& tensors,
+                         const std::vector<std::uint64_t>& sizes, std::uint64_t alignment) {
+  file.write(gguf::kMagic);
+  put(file, gguf::kWrittenVersion);
+  put<std::uint64_t>(file, tensors.size());
+  put<std::uint64_t>(file, metadata.entries.size());
+  for (const auto& [key, value] : metadata.entries) {
+    put_text(file, key);
+    put_value(file, value);
+  }
+  std::uint64_t offset = 0;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const GgufTensorDecl& tensor = tensors[i];
+    put_text(file, tensor.name);
+    put(file, static_cast<std::uint32_t>(tensor.shape.size()));
+    for (auto extent = tensor.shape.rbegin(); extent != tensor.shape.rend(); ++extent)
+      put(file, *extent);
+    put(file, static_cast<std::uint32_t>(tensor.dtype));
+    put(file, offset);
+    offset = gguf::align_up(offset + sizes[i], alignment);
+  }
+  return offset;
+}
+
 }  // namespace
+
+std::uint64_t gguf_bytes(GgufMetadata metadata, const std::vector<GgufTensorDecl>& tensors) {
+  const std::uint64_t alignment = settle_alignment(metadata);
+  std::vector<std::uint64_t> sizes;
+  for (const GgufTensorDecl& tensor : tensors) {
+    sizes.push_back(gguf::tensor_bytes(tensor.shape, tensor.dtype, metadata.path, tensor.name));
+  }
+  Counter counter;
+  const std::uint64_t data = put_header(counter, metadata, tensors, sizes, alignment);
+  return gguf::align_up(counter.bytes, alignment) + data;
+}
 
 GgufWriter::GgufWriter(const std::filesystem::path& path, bool overwrite, GgufMetadata metadata,
                        std::vector<GgufTensorDecl> tensors)
@@ -95,25 +137,7 @@ GgufWriter::GgufWriter(const std::filesystem::path& path, bool overwrite, GgufMe
   for (const GgufTensorDecl& tensor : tensors_)
     sizes_.push_back(gguf::tensor_bytes(tensor.shape, tensor.dtype, file_.path(), tensor.name));
 
-  file_.write(gguf::kMagic);
-  put(file_, gguf::kWrittenVersion);
-  put<std::uint64_t>(file_, tensors_.size());
-  put<std::uint64_t>(file_, metadata.entries.size());
-  for (const auto& [key, value] : metadata.entries) {
-    put_text(file_, key);
-    put_value(file_, value);
-  }
-  std::uint64_t offset = 0;
-  for (std::size_t i = 0; i < tensors_.size(); ++i) {
-    const GgufTensorDecl& tensor = tensors_[i];
-    put_text(file_, tensor.name);
-    put(file_, static_cast<std::uint32_t>(tensor.shape.size()));
-    for (auto extent = tensor.shape.rbegin(); extent != tensor.shape.rend(); ++extent)
-      put(file_, *extent);
-    put(file_, static_cast<std::uint32_t>(tensor.dtype));
-    put(file_, offset);
-    offset = gguf::align_up(offset + sizes_[i], alignment_);
-  }
+  put_header(file_, metadata, tensors_, sizes_, alignment_);
   pad_to_alignment();
 }
 

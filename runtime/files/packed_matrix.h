@@ -19,6 +19,7 @@ inline constexpr std::string_view kFormatVersionKey = "tenfold.format_version";
 inline constexpr std::string_view kBandsPrefix = "tenfold.bands.";
 inline constexpr std::string_view kRecipeKey = "tenfold.recipe";
 inline constexpr std::string_view kLossesKey = "tenfold.losses";  // JSON (quantizer/losses.h)
+inline constexpr std::string_view kAllocationKey = "tenfold.allocation";  // JSON, likewise
 inline constexpr std::string_view kSearchKey = "tenfold.search";  // JSON (quantizer/search)
 inline constexpr std::string_view kCalibrationHashKey = "tenfold.calibration_hash";
 inline constexpr std::int64_t kMaxMatrixExtent = std::int64_t{1} << 24;
@@ -30,7 +31,6 @@ std::vector<GgufTensorDecl> declare_parts(std::string_view name, const MatrixVie
 std::vector<std::span<const std::byte>> parts(const MatrixView& view);
 // The value of its key.
 std::vector<std::uint32_t> describe_bands(const MatrixView& layout);
-
 // Of a file that holds the matrix, at least.
 std::uint32_t format_version(const MatrixView& layout);
 
@@ -38,6 +38,7 @@ std::uint32_t format_version(const MatrixView& layout);
 std::vector<std::byte> column_mask(const MatrixView& layout);
 // source: [cols], what the layout's mask says; false where that does not fit its bands.
 bool follow_mask(const MatrixView& layout, std::int32_t* source) noexcept;
+
 // A matrix of this layout, its map copied, codes and all numbers zero.
 QuantizedMatrix allocate_matrix(const MatrixView& layout);
 // Where a pointer into its storage may be written through.
@@ -53,8 +54,8 @@ bool same_layout(const MatrixView& a, const MatrixView& b) noexcept;
 struct StoredMatrix {
   std::string name;
   MatrixView view;
-};
   Buffer columns;  // int32 [cols] that a mask stands for, else empty
+};
 
 // The quantized matrices of a file, sorted by name; views point into its bytes, but for `columns`.
 // Everything is checked: what is returned can be computed with. Throws bad_file, or unsupported for

@@ -168,7 +168,7 @@ TEST(LearnedMatrix, StartsWhereTheRangeSearchEndedAndItsGridsGiveItsValues) {
       std::vector<double> d_factor(ones.size());
       const std::vector<float> gradient = random_floats(values.size(), 5);
       for (int step = 1; step <= 5; ++step) {
-        learned.learn(ones, gradient.data(), AdamStep(0.02f, step), d_factor);
+        learned.learn(ones, gradient.data(), AdamStep(0.02f, step), 0, d_factor);
       }
       learned.rounded(ones, values.data());
       EXPECT_NE(values, first);
@@ -189,7 +189,7 @@ TEST(LearnedMatrix, TunesTheGridsOfCodesThatStay) {
     MatrixPlan plan = plan_of(2, kind, 32, rows.cols(), RangeKind::mse);
     const QuantizedMatrix made = realize(rows, plan, at.pool, "test", [](std::int64_t) {});
     const std::vector<float> first = dequantized(made.view);
-    LearnedMatrix learned(made, plan.order, at.pool);
+    LearnedMatrix learned(made, plan.order, LearnedCodes::none, at.pool);
     std::vector<float> values(first.size());
     learned.rounded(ones, values.data());
     EXPECT_EQ(values, first);
@@ -208,11 +208,55 @@ TEST(LearnedMatrix, TunesTheGridsOfCodesThatStay) {
     };
     const double before = error();
     for (int step = 1; step <= 150; ++step) {
-      learned.learn(ones, gradient.data(), AdamStep(0.01f, step), d_factor);
+      learned.learn(ones, gradient.data(), AdamStep(0.01f, step), 0, d_factor);
       learned.rounded(ones, values.data());
       error();
     }
     EXPECT_LT(error(), 0.01 * before);
+    learned.write(made);
+    EXPECT_EQ(dequantized(made.view), values);
+  }
+}
+
+// Codes that were chosen badly find their way back, those of the first band alone where only they
+// may, and are written.
+TEST(LearnedMatrix, LearnsCodes) {
+  Layer at("llama-mha");
+  const RowReader& rows = *at.readers[static_cast<std::size_t>(LayerMatrix::down)];
+  const std::int64_t cols = rows.cols();
+  const std::vector<float> ones(static_cast<std::size_t>(cols), 1.0f);
+  MatrixPlan plan;
+  plan.bands = {{Format::q3, MinKind::zero, 32, 0, 16}, {Format::q2, MinKind::zero, 32, 16, cols}};
+  const std::vector<float> wanted =
+      dequantized(realize(rows, plan, at.pool, "test", [](std::int64_t) {}).view);
+  for (const LearnedCodes which : {LearnedCodes::high, LearnedCodes::all}) {
+    const QuantizedMatrix made = realize(rows, plan, at.pool, "test", [](std::int64_t) {});
+    std::byte* codes = writable(made, made.view.bands[0].codes);
+    codes[1] ^= std::byte{1};  // the lowest bit of a code of each band
+    codes = writable(made, made.view.bands[1].codes);
+    codes[2] ^= std::byte{1};
+    LearnedMatrix learned(made, plan.order, which, at.pool);
+    std::vector<float> values(wanted.size()), gradient(wanted.size());
+    std::vector<double> d_factor(ones.size());
+    const auto errors = [&](std::int64_t begin, std::int64_t end) {
+      int wrong = 0;
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        gradient[i] = values[i] - wanted[i];
+        const auto c = static_cast<std::int64_t>(i) % cols;
+        wrong += c >= begin && c < end && values[i] != wanted[i] ? 1 : 0;
+      }
+      return wrong;
+    };
+    learned.rounded(ones, values.data());
+    EXPECT_EQ(errors(0, 16), 1);
+    EXPECT_EQ(errors(16, cols), 1);
+    for (int step = 1; step <= 20; ++step) {
+      learned.learn(ones, gradient.data(), AdamStep(0.0f, step), 0.05f, d_factor);
+      learned.rounded(ones, values.data());
+      errors(0, cols);
+    }
+    EXPECT_EQ(errors(0, 16), 0);
+    EXPECT_EQ(errors(16, cols), which == LearnedCodes::all ? 0 : 1);
     learned.write(made);
     EXPECT_EQ(dequantized(made.view), values);
   }
@@ -244,7 +288,7 @@ TEST(LearnedMatrix, FindsABetterRange) {
     const double before = error(values);
     for (int step = 1; step <= 200; ++step) {
       for (std::size_t i = 0; i < values.size(); ++i) gradient[i] = values[i] - weights[i];
-      learned.learn(ones, gradient.data(), AdamStep(0.01f, step), d_factor);
+      learned.learn(ones, gradient.data(), AdamStep(0.01f, step), 0, d_factor);
       learned.rounded(ones, values.data());
     }
     const double searched =
@@ -265,7 +309,7 @@ TEST(LearnedMatrix, ScalesHaveNoGradientWhereNothingIsLost) {
     LearnedMatrix learned(rows, plan_of(bits, MinKind::f16, 32, rows.cols(), RangeKind::minmax), {},
                           at.pool, "test");
     std::vector<double> d_factor(factor.size());
-    learned.learn(factor, ones.data(), AdamStep(0.0f, 1), d_factor);
+    learned.learn(factor, ones.data(), AdamStep(0.0f, 1), 0, d_factor);
     double most = 0;
     for (const double d : d_factor) most = std::max(most, std::fabs(d));
     return most;

@@ -77,7 +77,7 @@ TEST_F(Squeeze, PbarKeepsWhatBinarizingCosts) {
   const MatrixPlan plan;
   const std::vector<SalientMatrix> matrices = {{&matrix.rows, &plan, "w"}};
   const Hessian inputs = moments(x);
-  EXPECT_EQ(kept(activation_scores(matrices, inputs, pool_)), level);
+  EXPECT_EQ(kept(activation_scores(matrices, inputs.diagonal(), pool_)), level);
   EXPECT_EQ(pbar(matrices, inputs, 0), rough);
   EXPECT_EQ(pbar(matrices, inputs, 2), rough);
 }
@@ -239,6 +239,13 @@ TEST_P(SqueezedModels, TakeTheBestOfSeveralLambdas) {
     }
   }
   EXPECT_GT(lambdas.size(), 1u);
+  const auto by_errors = testing::read_file(folder_ / "a.gguf");
+  with.recipe.pbar_trials = true;
+  const auto by_loss = make("b.gguf", with);
+  EXPECT_NE(by_errors, by_loss);
+  with.threads = 1;
+  with.overwrite = true;
+  EXPECT_EQ(by_loss, make("b.gguf", with));
 }
 
 TEST_P(SqueezedModels, ResumeToTheSameBytes) {
