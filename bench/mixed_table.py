@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""Mixed layouts and divided bit budgets: perplexity against true bits over the layers' matrices.
+
+Appends what it found to a results file; run again, it goes on where it stopped.
+
+  bench/mixed_table.py --build build/release --shared ../shared --suite squeeze
+  bench/mixed_table.py --build build/release --shared ../shared --suite budget --model smollm2
+"""
+
+import argparse
+import json
+import pathlib
+import tempfile
+
+from measured import Measured, cache_folder, run, texts
+
+WEIGHTED = ["--range", "weighted"]
+GPTQ = ["--passes", "gptq", *WEIGHTED]
+TUNED = ["--passes", "gptq,tune", "--epochs", 3, *WEIGHTED]
+AIMED = ["--fias", "target"]
+TASKS = ("arc_easy", "piqa", "winogrande")
+
+
+def squeeze(share: float) -> dict:
+    """Squeeze10-LLM's choices, and what has to be beaten at as many bits (issue 7, point 1)."""
+    ones = [*GPTQ, "--bits", 1, "--group", "row", "--mixed", share]
+    pbar = [*ones, "--salience", "pbar"]
+    rows = {
+        "1-bit g64 GPTQ, f16 minima": [*GPTQ, "--bits", 1, "--group", 64],
+        "1-bit g64 GPTQ, midrise": [*GPTQ, "--bits", 1, "--group", 64, "--min", "midrise"],
+        "1-bit g64 GPTQ, f16 minima, FIAS B": [*GPTQ, *AIMED, "--bits", 1, "--group", 64],
+        "2-bit g128 RTN min-max": ["--bits", 2, "--group", 128, "--range", "minmax"],
+        "by weight": ones,
+        "by activation": [*ones, "--salience", "activation"],
+    }
+    for strength in (0, 0.5, 2):
+        rows[f"PBAR, lambda {strength}"] = [*pbar, "--pbar-lambda", strength]
+    rows["PBAR"] = pbar
+    for name, how in (("A", "full"), ("B", "target"), ("C", "blend")):
+        rows[f"PBAR, FIAS {name}"] = [*pbar, "--fias", how]
+    rows["by weight, FIAS B"] = [*ones, *AIMED]
+    rows["by activation, FIAS B"] = [*ones, "--salience", "activation", *AIMED]
+    rows["PBAR, FIAS B, tuned"] = [*TUNED, *pbar[len(GPTQ):], *AIMED]
+    rows["PBAR, FIAS B, tuned with codes"] = [*TUNED, *pbar[len(GPTQ):], *AIMED,
+                                              "--learn-codes", "all"]
+    return rows
+
+
+def shares() -> dict:
+    return {f"PBAR, FIAS B, {round(100 * share)} %":
+            [*GPTQ, *AIMED, "--bits", 1, "--group", "row", "--mixed", share, "--salience", "pbar"]
+            for share in (0.1, 0.2, 0.3)}
+
+
+def budget(target: float, bits: int, group: int, wide: int) -> dict:
+    """The same bits, divided in every way (issue 7, point 2)."""
+    base = [*GPTQ, *AIMED]
+    ratio = [*base, "--bits", bits, "--group", wide, "--allocate", "ratio", "--target-bits", target]
+    return {
+        f"{target}: {bits} bits g{group}": [*base, "--bits", bits, "--group", group],
+        f"{target}: ratios, g{wide}": ratio,
+        f"{target}: ratios, errors independent": [*ratio, "--no-cross"],
+        f"{target}: ratios, by block outputs": [*ratio, "--sensitivity", "block"],
+        f"{target}: ratios, by the last loss": [*ratio, "--sensitivity", "final"],
+        f"{target}: whole widths, g{wide}": [*base, "--group", wide, "--widths", "1,2,3,4,8",
+                                             "--target-bits", target],
+        f"{target}: widths and shares, g{wide}": [*base, "--group", wide, "--target-bits", target],
+    }
+
+
+def suite(name: str, smollm2: bool) -> dict:
+    if name == "squeeze":
+        return squeeze(0.2 if smollm2 else 0.125)
+    if name == "shares":
+        return shares()
+    return {**budget(2.28, 2, 64, 128), **budget(2.56, 2, 32, 128), **budget(3.30, 3, 64, 128)}
+
+
+class Table:
+    def __init__(self, args):
+        self.args = args
+        self.tenfold = pathlib.Path(args.build, "tools/tenfold")
+        shared = pathlib.Path(args.shared)
+        self.tests, self.calibration = texts(shared)
+        self.tasks = shared / "data/tasks"
+        self.smollm2 = args.model == "smollm2"
+        self.source = pathlib.Path(args.smollm2) if self.smollm2 else shared / "models" / args.model
+        self.windows = (["--window", 512, "--score", "half", "--windows", args.windows]
+                        if self.smollm2 else ["--window", 256])
+        self.calib = ["--calib", self.calibration, "--calib-seqs", args.calib_seqs, "--calib-len",
+                      512 if self.smollm2 else 256]
+        self.measured = Measured(args.results)
+
+    def threads(self) -> list:
+        return ["--threads", self.args.threads] if self.args.threads else []
+
+    def evaluate(self, file: pathlib.Path, flags) -> dict:
+        output, _, _ = run([self.tenfold, "eval", "--quiet", "--json", "--activations", "int8x2",
+                            *self.threads(), "-m", file, *flags])
+        return json.loads(output)
+
+    def make(self, flags) -> dict:
+        looks = any(flag in flags for flag in ("--passes", "weighted"))
+        with tempfile.TemporaryDirectory(dir=self.measured.path.parent) as folder:
+            file = pathlib.Path(folder, "model.gguf")
+            output, seconds, memory = run([self.tenfold, "quantize", "--quiet", "--json",
+                                           *self.threads(), "-m", self.source, "-o", file,
+                                           *flags, *(self.calib if looks else [])])
+            made = {"cpu_seconds": seconds, "memory": memory, "bytes": file.stat().st_size,
+                    "allocation": json.loads(output.splitlines()[-1]).get("allocation")}
+            output, _, _ = run([self.tenfold, "inspect", "--json", "--tensors", file])
+            made["bits"] = layer_bits(json.loads(output)["tensor_list"])
+            for text, path in self.tests.items():
+                made[text] = self.evaluate(file, ["--ppl", path, *self.windows])["ppl"]
+            for task in TASKS if self.smollm2 and self.args.tasks else ():
+                scores = self.evaluate(file, ["--task", self.tasks / f"{task}.jsonl", "--limit", 500])
+                made[task] = scores["acc" if task == "winogrande" else "acc_norm"]
+            return made
+
+    def print(self) -> None:
+        tasks = [*TASKS] if self.smollm2 and self.args.tasks else []
+        columns = ["", "bits", "MiB", "WikiText-2", "C4", *tasks, "CPU s", "predicted", "measured"]
+        print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns), flush=True)
+        for name, flags in suite(self.args.suite, self.smollm2).items():
+            if self.args.only and not any(part in name for part in self.args.only):
+                continue
+            key = " ".join(map(str, [self.args.model, *self.windows, *tasks, *self.calib[2:], *flags]))
+            row = self.measured.remember(key, lambda: self.make(flags))
+            divided = row["allocation"] or {}
+            cells = [name, f"{row['bits']:.3f}", f"{row['bytes'] / 2**20:.1f}", f"{row['wiki']:.2f}",
+                     f"{row['c4']:.2f}", *(f"{100 * row[task]:.1f}" for task in tasks),
+                     f"{row['cpu_seconds']:.0f}",
+                     *(f"{divided[key]:.3f}" if key in divided else ""
+                       for key in ("predicted", "measured"))]
+            print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def layer_bits(tensors) -> float:
+    """Of the layers' matrices, scales, minima and maps included."""
+    matrices = [t for t in tensors if t["name"].startswith("blk.") and len(t["shape"]) == 2]
+    weights = sum(t["shape"][0] * t["shape"][1] for t in matrices)
+    return 8 * sum(t["bytes"] for t in matrices) / weights
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", required=True)
+    parser.add_argument("--shared", required=True)
+    parser.add_argument("--suite", required=True, choices=("squeeze", "shares", "budget"))
+    parser.add_argument("--model", default="opt-1m", help="opt-1m or smollm2")
+    parser.add_argument("--smollm2", default=cache_folder() / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("--calib-seqs", type=int, default=32)
+    parser.add_argument("--windows", type=int, default=100, help="of SmolLM2")
+    parser.add_argument("--tasks", action="store_true", help="SmolLM2: also 500 items of three tasks")
+    parser.add_argument("--only", nargs="*", help="rows with one of these in their names")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--results", default=cache_folder() / "mixed.jsonl")
+    Table(parser.parse_args()).print()
+
+
+if __name__ == "__main__":
+    main()
