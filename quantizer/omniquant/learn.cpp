@@ -10,7 +10,7 @@ namespace tenfold {
 namespace {
 
 constexpr float kLeastLog = -3.0f, kMostLog = 3.0f;  // of a channel's scale
-constexpr float kMostTravel = 1.0f;  // of a code, were all its gradients of one sign
+constexpr float kCodeRate = 0.02f;                   // of a code's first step
 
 std::size_t index(LinearInput input) { return static_cast<std::size_t>(input); }
 
@@ -70,7 +70,7 @@ class Trainer {
     for (int epoch = 0; epoch < options_.epochs; ++epoch) {
       for (std::int64_t s = 0; s < trained; ++s) {
         const double left = 1.0 - static_cast<double>(step) / static_cast<double>(total);
-        train(s, static_cast<float>(left), ++step, total);
+        train(s, static_cast<float>(left), ++step);
       }
       if (const double now = loss(); now < best_loss_) {
         best_loss_ = now;
@@ -148,17 +148,17 @@ class Trainer {
     return total / count / static_cast<double>(values_per_sequence_ / channel_weight_.size());
   }
 
-  void train(std::int64_t s, float share_of_rate, std::int64_t step, std::int64_t steps) {
+  void train(std::int64_t s, float share_of_rate, std::int64_t step) {
     round_all();
     run_sequence(s, unit_);
     block_.backward(layer_, weights_, gradient_.data(), d_weights_);
     for (auto& d : d_log_factor_) std::fill(d.begin(), d.end(), 0.0);
     const AdamStep grids(share_of_rate * static_cast<float>(options_.rate), step);
-    const float code_step = share_of_rate * 2 * kMostTravel / static_cast<float>(steps);
     for (std::size_t i = 0; i < kLayerMatrices; ++i) {
       if (matrices_[i] == nullptr) continue;
       const std::size_t k = index(input_of(static_cast<LayerMatrix>(i)));
-      matrices_[i]->learn(factor_[k], gradients_[i].data(), grids, code_step, d_log_factor_[k]);
+      matrices_[i]->learn(factor_[k], gradients_[i].data(), grids, share_of_rate * kCodeRate,
+                          d_log_factor_[k]);
     }
     const AdamStep scales(share_of_rate * static_cast<float>(options_.scale_rate), step);
     for (std::size_t k = 0; k < kLayerInputs; ++k) {
