@@ -26,6 +26,8 @@ METHODS = {
     "GPTQ": ["--method", "gptq", "--range", "weighted"],
     "AWQ + GPTQ": ["--passes", "awq,gptq", "--range", "weighted"],
     "GPTQ + tune": ["--passes", "gptq,tune", "--range", "weighted", "--epochs", 3],
+    "GPTQ aimed + tune + codes": ["--passes", "gptq,tune", "--range", "weighted", "--epochs", 3,
+                                  "--fias", "target", "--learn-codes", "all"],
     "OmniQuant + GPTQ + tune": ["--passes", "omniquant,gptq,tune", "--range", "weighted",
                                 "--epochs", 3],
 }

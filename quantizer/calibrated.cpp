@@ -472,7 +472,11 @@ void CalibratedModel::choose_columns(std::int64_t layer, LinearInput input,
   std::vector<double> best;
   for (const double lambda : kPbarLambdas) {
     const std::vector<double> scores = scores_for(lambda);
-    if (least && column_order(scores, first) == column_order(best, first)) continue;
+    const bool same =
+        least && std::all_of(mixed.begin(), mixed.end(), [&](const Matrix* matrix) {
+          return column_order(scores, first_of(matrix)) == column_order(best, first_of(matrix));
+        });
+    if (same) continue;
     use(scores);
     double sum = 0;
     std::vector<QuantizedMatrix> made;

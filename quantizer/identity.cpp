@@ -11,7 +11,7 @@
 namespace tenfold {
 namespace {
 
-constexpr int kAlgorithms = 5;
+constexpr int kAlgorithms = 6;
 
 std::uint64_t fingerprint(const DecoderSpec& spec, const std::vector<ModelTensor>& tensors) {
   Fnv hash;

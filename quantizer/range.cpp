@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "kernels/half.h"
+#include "quantizer/names.h"
 
 namespace tenfold {
 namespace {
@@ -217,9 +218,7 @@ std::string_view name_of(RangeKind range) noexcept {
 }
 
 std::optional<RangeKind> parse_range(std::string_view name) noexcept {
-  const auto at = std::find(kRangeNames.begin(), kRangeNames.end(), name);
-  if (at == kRangeNames.end()) return std::nullopt;
-  return static_cast<RangeKind>(at - kRangeNames.begin());
+  return find_name<RangeKind>(kRangeNames, name);
 }
 
 Grid make_grid(float scale, float min, int bits, MinKind kind) noexcept {

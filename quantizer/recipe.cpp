@@ -104,6 +104,12 @@ void check_allocation(const Recipe& recipe) {
                 "sensitivities are measured on at least one sequence, found {}",
                 allocate.sequences);
   }
+  if (allocate.solved && recipe.rules.empty()) {
+    throw_error(ErrorCode::bad_request, "a budget that was divided has rules, and there are none");
+  }
+  if (!allocate.solved && !recipe.rules.empty()) {
+    throw_error(ErrorCode::bad_request, "a budget makes the rules: others cannot be given too");
+  }
   if (recipe.mixed > 0) {
     throw_error(ErrorCode::bad_request,
                 "the allocation chooses the share of columns that keep more bits of each matrix: "
@@ -466,7 +472,9 @@ std::string to_json(const Recipe& recipe) {
   if (recipe.head_bits) json["head_bits"] = *recipe.head_bits;
   if (mixes(recipe)) {
     if (recipe.mixed > 0) json["mixed"] = recipe.mixed;
-    if (recipe.high_bits != kMixedHighBits) json["high_bits"] = recipe.high_bits;
+    if (recipe.high_bits != kMixedHighBits || recipe.allocate.kind == Allocation::ratio) {
+      json["high_bits"] = recipe.high_bits;
+    }
     json["salience"] = to_string(recipe.salience);
     if (recipe.pbar_lambda) json["pbar_lambda"] = *recipe.pbar_lambda;
     if (recipe.pbar_trials) json["pbar_trials"] = true;

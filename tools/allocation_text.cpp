@@ -37,14 +37,14 @@ std::string allocation_table(const std::vector<Rule>& rules) {
 }
 
 std::string allocation_sentence(const nlohmann::json& summary) {
-  if (!summary.is_object() || !summary.contains("measured") || !summary["measured"].is_number() ||
-      !summary["predicted"].is_number()) {
-    return {};
-  }
+  if (!summary.is_object()) return {};
+  const nlohmann::json predicted = summary.value("predicted", nlohmann::json());
+  const nlohmann::json measured = summary.value("measured", nlohmann::json());
+  if (!predicted.is_number() || !measured.is_number()) return {};
   return fmt::format(
       "rounded to nearest, the layers were expected to add {:.4f} nats a token to the loss; "
       "together they add {:.4f}",
-      summary["predicted"].get<double>(), summary["measured"].get<double>());
+      predicted.get<double>(), measured.get<double>());
 }
 
 }  // namespace tenfold

@@ -13,8 +13,8 @@ namespace tenfold {
 // has 3. rules: of single layers; others are left out.
 std::string allocation_table(const std::vector<Rule>& rules);
 
-// "expected to raise the loss by 0.12 nats a token; it does by 0.14"; empty where the summary of a
-// file (quantizer/allocate) says nothing.
+// What the layers were expected to add to the loss and what they add; empty where the summary of a
+// file (quantizer/allocate) does not say.
 std::string allocation_sentence(const nlohmann::json& summary);
 
 }  // namespace tenfold

@@ -19,7 +19,6 @@ namespace tenfold {
 namespace {
 
 constexpr int kDefaultMixedBits = 1;
-constexpr int kFewestBits = 1, kMostBits = 4;  // of the columns that are not high-impact
 
 struct Options {
   CommonOptions common;
@@ -105,52 +104,57 @@ void set_search(const Options& options, SearchOptions& search) {
   }
 }
 
-// bits_given: by a flag or a file.
-void set_allocation(const Options& options, bool bits_given, Recipe& recipe) {
+// What a flag or the recipe file says, so that no default may stand in for it.
+struct Given {
+  bool group = false, bits = false, high_bits = false, salience = false;
+};
+
+void set_allocation(const Options& options, const Given& given, Recipe& recipe) {
   AllocateOptions& allocate = recipe.allocate;
-  const bool asked = options.target_bits || options.target_size;
-  if (!options.allocation.empty()) allocate.kind = *parse_allocation(options.allocation);
-  if (asked) {
+  const bool target = options.target_bits || options.target_size;
+  const bool how = !options.allocation.empty() || !options.sensitivity.empty() ||
+                   options.allocation_seqs || !options.cross || !options.widths.empty();
+  if (!target && !how && (allocate.kind == Allocation::none || allocate.solved)) return;
+  if (!target && allocate.kind == Allocation::none) {
+    throw_error(ErrorCode::bad_request,
+                "how a budget is divided matters only with --target-bits or --target-size");
+  }
+  if (allocate.solved) recipe.rules.clear();  // another answer than the file's
+  allocate.solved = false;
+  if (target) {
     if (allocate.kind == Allocation::none) allocate.kind = Allocation::bits;
     allocate.target_bits = options.target_bits.value_or(0);
     allocate.target_bytes = options.target_size.value_or(0);
-    allocate.solved = false;
   }
+  if (!options.allocation.empty()) allocate.kind = *parse_allocation(options.allocation);
   if (!options.sensitivity.empty()) allocate.sensitivity = *parse_sensitivity(options.sensitivity);
   set_if(allocate.sequences, options.allocation_seqs);
   if (!options.cross) allocate.cross = false;
   if (!options.widths.empty()) allocate.widths = options.widths;
-  if (allocate.kind == Allocation::none) {
-    if (!options.sensitivity.empty() || options.allocation_seqs || !options.cross ||
-        !options.widths.empty()) {
-      throw_error(ErrorCode::bad_request,
-                  "how a budget is divided matters only with --target-bits or --target-size");
-    }
-    return;
-  }
   // Columns are best chosen by their inputs, where no pass fits its scales to another choice.
-  if (options.salience.empty() && recipe.salience == Salience::weight && mixes(recipe) &&
-      !recipe.awq && !recipe.omniquant) {
+  if (!given.salience && mixes(recipe) && !recipe.awq && !recipe.omniquant) {
     recipe.salience = Salience::activation;
   }
-  if (!bits_given) {
-    recipe.bits = std::clamp(static_cast<int>(allocate.target_bits), kFewestBits, kMostBits);
+  if (allocate.kind != Allocation::ratio) return;
+  if (!given.bits) {
+    throw_error(ErrorCode::bad_request,
+                "--allocate ratio needs --bits: the width of the columns that do not keep more");
   }
-  if (allocate.kind == Allocation::ratio && !options.high_bits) {
-    recipe.high_bits = recipe.bits == 4 ? 8 : recipe.bits + 1;
-  }
+  if (!given.high_bits) recipe.high_bits = recipe.bits >= 4 ? 8 : recipe.bits + 1;
 }
 
 // Flags beat the recipe file.
 Recipe to_recipe(const Options& options) {
   Recipe recipe;
-  bool group_given = !options.group.empty();
-  bool bits_given = options.bits.has_value();
+  Given given{!options.group.empty(), options.bits.has_value(), options.high_bits.has_value(),
+              !options.salience.empty()};
   if (!options.recipe_file.empty()) {
     const nlohmann::json json = read_json_file(options.recipe_file);
     read_json(json, options.recipe_file, recipe);
-    group_given = group_given || json.contains("group");
-    bits_given = bits_given || json.contains("bits");
+    given.group = given.group || json.contains("group");
+    given.bits = given.bits || json.contains("bits");
+    given.high_bits = given.high_bits || json.contains("high_bits");
+    given.salience = given.salience || json.contains("salience");
   }
   if (!options.passes.empty()) {
     set_passes(recipe, options.passes);
@@ -166,9 +170,9 @@ Recipe to_recipe(const Options& options) {
   if (!options.supervision.empty()) recipe.supervision = *parse_supervision(options.supervision);
   set_if(recipe.high_bits, options.high_bits);
   if (options.bits) recipe.bits = *options.bits;
-  if (!bits_given && recipe.mixed > 0) recipe.bits = kDefaultMixedBits;
+  if (!given.bits && recipe.mixed > 0) recipe.bits = kDefaultMixedBits;
   if (!options.group.empty()) recipe.group = options.group == "row" ? 0 : std::stoll(options.group);
-  if (!group_given && recipe.mixed > 0) recipe.group = 0;
+  if (!given.group && recipe.mixed > 0) recipe.group = 0;
   if (!options.range.empty()) recipe.range = *parse_range(options.range);
   if (!options.min.empty()) recipe.min = parse_min_kind(options.min);
   recipe.calibration.file = options.calibration.file;
@@ -187,7 +191,11 @@ Recipe to_recipe(const Options& options) {
   if (options.embed_bits) recipe.embed_bits = options.embed_bits;
   if (options.head_bits) recipe.head_bits = options.head_bits;
   set_search(options, recipe.search);
-  set_allocation(options, bits_given, recipe);
+  set_allocation(options, given, recipe);
+  if (options.high_bits && !mixes(recipe)) {
+    throw_error(ErrorCode::bad_request,
+                "no columns keep more bits: --high-bits needs --mixed or a budget");
+  }
   validate(recipe);
   return recipe;
 }
@@ -348,8 +356,8 @@ void add_recipe_options(CLI::App& sub, Options& options) {
       ->check(one_of({"1", "2", "3", "4", "8", "16"}))
       ->type_name("N");
   sub.add_option("--mixed", options.mixed,
-                 "this share of the input columns, the strongest, at 4 bits; the rest at --bits "
-                 "(default 1)")
+                 "this share of the input columns, the strongest, at --high-bits (default 4); the "
+                 "rest at --bits (default 1)")
       ->check(is_share)
       ->type_name("SHARE");
   sub.add_option("--salience", options.salience,

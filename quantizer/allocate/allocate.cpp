@@ -21,8 +21,8 @@ namespace {
 constexpr double kRatios[] = {0.02, 0.05, 0.1, 0.15, 0.2, 0.3};
 constexpr double kMixedRatios[] = {0.1, 0.2, 0.3};  // of the widths near the target
 constexpr int kWidths[] = {1, 2, 3, 4, 8};
-// What a file says of a layer: its losses, rules and predictions.
-constexpr std::int64_t kNoteBytes = 1200;
+constexpr std::int64_t kLossBytes = 800;    // what a file says of a layer's losses
+constexpr int kSizeRounds = 4;              // of looking how large a file the answer makes
 constexpr std::int64_t kMeasureSteps = 20;  // of progress, for one that a check takes
 
 nlohmann::ordered_json to_json(const LayerChoices& layer) {
@@ -82,12 +82,14 @@ class AllocationRun {
     for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
       matrices_.push_back(layer_matrices(layer));
     }
+    Recipe endless = options_.recipe;  // a longer search begins with the same budget
+    endless.search.steps = std::min<std::int64_t>(endless.search.steps, 1);
     if (!options_.dry_run) {
       const auto start = options_.resume ? Checkpoint::Start::resume : Checkpoint::Start::fresh;
-      checkpoint_.emplace(output_.string() + ".allocation",
-                          run_identity(options_.recipe, calibration, spec_, tensors_,
-                                       choose_kernels(options_.isa).isa),
-                          start, options_.overwrite);
+      checkpoint_.emplace(
+          output_.string() + ".allocation",
+          run_identity(endless, calibration, spec_, tensors_, choose_kernels(options_.isa).isa),
+          start, options_.overwrite);
     }
     const auto used = static_cast<std::size_t>(options_.recipe.allocate.sequences);
     if (calibration.sequences.size() > used) calibration.sequences.resize(used);
@@ -102,7 +104,15 @@ class AllocationRun {
       done_ += kMeasureSteps;
       report();
     }
-    return answer(model, layers, solve_budget(layers, budget_));
+    std::vector<LayerAnswer> answers = solve_budget(layers, budget_);
+    // Rules, further tensors and their padding: known only once the answer is.
+    for (int round = 0; round < kSizeRounds; ++round) {
+      const std::int64_t over = too_large(answers);
+      if (over <= 0) break;
+      budget_ -= over;
+      answers = solve_budget(layers, budget_);
+    }
+    return answer(model, layers, answers);
   }
 
   void forget() {
@@ -113,8 +123,23 @@ class AllocationRun {
   void report() const {
     const auto total = static_cast<std::uint64_t>(spec_.layers * (kMeasureSteps + 1));
     if (!options_.on_allocation || options_.on_allocation(done_, total)) return;
+    if (!checkpoint_) throw_error(ErrorCode::cancelled, "interrupted");
     throw_error(ErrorCode::cancelled, "interrupted; {} was not written: --resume goes on",
                 output_.string());
+  }
+
+  // Bytes by which the file of this answer would miss its target.
+  std::int64_t too_large(const std::vector<LayerAnswer>& answers) const {
+    if (options_.recipe.allocate.target_bytes == 0) return 0;
+    QuantizeOptions solved = options_;
+    solved.recipe = with_rules(answers);
+    const std::uint64_t file = planned_size(source_, solved).file;
+    return static_cast<std::int64_t>(file) + spec_.layers * kLossBytes - target_bytes();
+  }
+
+  std::int64_t target_bytes() const {
+    constexpr std::uint64_t kMost = std::uint64_t{1} << 60;
+    return static_cast<std::int64_t>(std::min(options_.recipe.allocate.target_bytes, kMost));
   }
 
   // Bytes that the layers' matrices may take, and the bits of a weight that makes.
@@ -125,15 +150,14 @@ class AllocationRun {
     }
     const AllocateOptions& allocate = options_.recipe.allocate;
     if (allocate.target_bytes == 0) {
-      budget_ = std::llround(std::floor(allocate.target_bits * static_cast<double>(elements) / 8));
+      budget_ = static_cast<std::int64_t>(allocate.target_bits * static_cast<double>(elements) / 8);
     } else {
       QuantizeOptions plain = options_;
-      plain.recipe.allocate.solved = true;
+      plain.recipe.allocate = {};
+      plain.recipe.salience = Salience::weight;  // nothing is mixed here
       const PlannedSize size = planned_size(source_, plain);
-      const auto target = static_cast<std::int64_t>(
-          std::min<std::uint64_t>(allocate.target_bytes, std::uint64_t{1} << 60));
-      budget_ =
-          target - static_cast<std::int64_t>(size.file - size.layers) - spec_.layers * kNoteBytes;
+      budget_ = target_bytes() - static_cast<std::int64_t>(size.file - size.layers) -
+                spec_.layers * kLossBytes;
     }
     if (budget_ <= 0) {
       throw_error(ErrorCode::bad_request,
@@ -188,10 +212,19 @@ class AllocationRun {
     return choices;
   }
 
+  Recipe with_rules(const std::vector<LayerAnswer>& answers) const {
+    Recipe recipe = options_.recipe;
+    recipe.allocate.solved = true;
+    for (std::size_t layer = 0; layer < answers.size(); ++layer) {
+      add_rules(static_cast<std::int64_t>(layer), answers[layer], recipe.rules);
+    }
+    return recipe;
+  }
+
   QuantizeOptions answer(SensitivityModel& model, const std::vector<LayerChoices>& layers,
                          const std::vector<LayerAnswer>& answers) {
     QuantizeOptions solved = options_;
-    solved.recipe.allocate.solved = true;
+    solved.recipe = with_rules(answers);
     nlohmann::ordered_json summary;
     std::vector<SensitivityModel::Made> made;
     double predicted = 0;
@@ -199,11 +232,12 @@ class AllocationRun {
     const bool in_nats = options_.recipe.allocate.sensitivity != Sensitivity::block;
     for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
       const auto at = static_cast<std::size_t>(layer);
-      add_rules(layer, answers[at], solved.recipe.rules);
-      made.push_back(model.make(layer, matrices_[at], answers[at], pool_));
       const double expected = loss_of(layers[at], answers[at]);
       nlohmann::ordered_json of_layer{{"predicted", expected}};
-      if (in_nats) of_layer["measured"] = model.raise(std::span(made).last(1));
+      if (in_nats) {
+        made.push_back(model.make(layer, matrices_[at], answers[at], pool_));
+        of_layer["measured"] = model.raise(std::span(made).last(1));
+      }
       summary["layers"].push_back(std::move(of_layer));
       predicted += expected;
       bytes += cost_of(layers[at], answers[at]);

@@ -3,8 +3,8 @@
 //
 // Sensitivities are measured layer by layer (sensitivity.h) and kept in OUT.gguf.allocation.work,
 // so that an interrupted run goes on; the quadratic program is solved exactly (solver.h); what it
-// chose becomes rules of the recipe, which the file holds. Then the choice is run: what each layer,
-// and all of them together, add to the last loss beside what was predicted.
+// chose becomes rules of the recipe, which the file holds. Then the choice is run, all layers of it
+// in memory: what each, and all together, add to the last loss beside what was predicted.
 
 #include <filesystem>
 #include <functional>
@@ -14,7 +14,7 @@
 
 namespace tenfold {
 
-// What a matrix of `cols` inputs may get, the cheapest first. target_bits: a weight.
+// What a matrix of `cols` inputs may get. target_bits: a weight.
 std::vector<Widths> allocation_choices(const Recipe& recipe, std::int64_t cols, double target_bits);
 
 QuantizeResult allocate_and_quantize(

@@ -13,7 +13,8 @@ namespace tenfold {
 namespace {
 
 constexpr std::size_t kSampledTokens = 512;  // whose errors say how those of two choices agree
-constexpr double kLeastLoss = 1e-9;          // a loss of 0 would make any other choice as good
+constexpr double kLeastLoss = 1e-6;          // below it all is chance
+constexpr double kWorstLoss = 1e6;           // of what no longer gives numbers
 
 std::vector<float> in_order(std::span<const float> values, const std::vector<std::int32_t>& order) {
   if (order.empty()) return {values.begin(), values.end()};
@@ -28,6 +29,27 @@ double dot(const std::vector<float>& a, const std::vector<float>& b) {
     sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
   }
   return sum;
+}
+
+std::vector<double> cross_terms(const LayerChoices& measured,
+                                const std::vector<std::vector<float>>& errors, ThreadPool& pool) {
+  const std::size_t all = errors.size();
+  std::vector<double> losses, norms;
+  for (const MatrixChoices& matrix : measured.matrices) {
+    losses.insert(losses.end(), matrix.loss.begin(), matrix.loss.end());
+  }
+  for (const std::vector<float>& error : errors) norms.push_back(std::sqrt(dot(error, error)));
+  std::vector<double> cross(all * all);
+  pool.run(static_cast<int>(all), [&](int chunk, int) {
+    const auto i = static_cast<std::size_t>(chunk);
+    for (std::size_t j = i + 1; j < all; ++j) {
+      const double product = norms[i] * norms[j];
+      if (!(product > 0) || !std::isfinite(product)) continue;
+      const double correlation = dot(errors[i], errors[j]) / product;
+      cross[i * all + j] = 2 * correlation * std::sqrt(losses[i] * losses[j]);
+    }
+  });
+  return cross;
 }
 
 }  // namespace
@@ -172,43 +194,33 @@ LayerChoices SensitivityModel::measure(std::int64_t layer, const std::vector<Mat
                                  static_cast<std::size_t>(model_->info().dim);
   const std::size_t sample =
       (all_tokens + sampled_ - 1) / sampled_ * static_cast<std::size_t>(model_->info().dim);
+  const Sensitivity by = recipe_.allocate.sensitivity;
+  const bool cross = recipe_.allocate.cross;
   LayerChoices measured;
   std::vector<std::vector<float>> errors;  // by choice of all matrices
-  std::vector<double> losses;              // likewise
   for (const Matrix& matrix : matrices) {
     MatrixChoices& choices = measured.matrices.emplace_back();
     Dense& dense = dense_of(weights, matrix.role);
-    std::optional<double> scale;
+    double scale = 1;
     for (std::size_t c = 0; c < matrix.choices.size(); ++c) {
       QuantizedMatrix made = realize_choice(matrix, matrix.choices[c], inputs, pool);
       choices.cost.push_back(static_cast<std::int64_t>(made.view.bytes()));
       std::swap(dense.weight, made);
-      const double error = measured_error(layer, errors.emplace_back(sample).data());
-      const bool reference =
-          recipe_.allocate.sensitivity == Sensitivity::scaled && c == matrix.reference;
-      const double last = recipe_.allocate.sensitivity == Sensitivity::final || reference
-                              ? std::max(final_loss(layer), kLeastLoss)
-                              : 0;
+      std::vector<float> sampled(sample);
+      const double error = measured_error(layer, sampled.data());
+      const bool reference = by == Sensitivity::scaled && c == matrix.reference;
+      const double last = by == Sensitivity::final || reference ? final_loss(layer) : 0;
       std::swap(dense.weight, made);
-      if (reference && error > 0) scale = last / error;
-      choices.loss.push_back(recipe_.allocate.sensitivity == Sensitivity::final ? last : error);
+      if (reference && error > 0) scale = std::max(last, kLeastLoss) / error;
+      choices.loss.push_back(by == Sensitivity::final ? std::max(last, kLeastLoss) : error);
+      if (cross) errors.push_back(std::move(sampled));
     }
-    for (double& loss : choices.loss) loss *= scale.value_or(1.0);
-    losses.insert(losses.end(), choices.loss.begin(), choices.loss.end());
+    for (double& loss : choices.loss) {
+      loss *= scale;
+      if (!(loss < kWorstLoss)) loss = kWorstLoss;
+    }
   }
-  if (!recipe_.allocate.cross) return measured;
-  const std::size_t all = errors.size();
-  measured.cross.resize(all * all);
-  std::vector<double> norms;
-  for (const std::vector<float>& error : errors) norms.push_back(std::sqrt(dot(error, error)));
-  pool.run(static_cast<int>(all), [&](int chunk, int) {
-    const auto i = static_cast<std::size_t>(chunk);
-    for (std::size_t j = i + 1; j < all; ++j) {
-      if (!(norms[i] > 0) || !(norms[j] > 0)) continue;
-      const double correlation = dot(errors[i], errors[j]) / (norms[i] * norms[j]);
-      measured.cross[i * all + j] = 2 * correlation * std::sqrt(losses[i] * losses[j]);
-    }
-  });
+  if (cross) measured.cross = cross_terms(measured, errors, pool);
   return measured;
 }
 

@@ -34,7 +34,8 @@ class SensitivityModel {
   };
 
   // Runs the model on all sequences. busy() is called for every sequence, here and later, and may
-  // throw. Memory: the residual streams of all layers twice, in mapped files where they are long.
+  // throw. Memory: the residual streams of all layers twice, in mapped files where they are long;
+  // and while a layer is measured with cross terms, 512 tokens of its outputs for each choice.
   SensitivityModel(const std::shared_ptr<const ModelSource>& source, const Calibration& calibration,
                    const Recipe& recipe, const Objective::Resources& resources,
                    std::function<void()> busy);

@@ -151,6 +151,7 @@ class Joined {
 
   std::vector<Point> step(const std::vector<Point>& states, std::size_t k) const {
     const std::vector<Point>& front = fronts_[k];
+    const double slack = kSlack * (std::fabs(most_) + price_ * static_cast<double>(budget_));
     std::vector<Point> next;
     for (std::size_t s = 0; s < states.size(); ++s) {
       for (std::size_t p = 0; p < front.size(); ++p) {
@@ -158,7 +159,7 @@ class Joined {
         if (cost + least_cost_[k + 1] > budget_) break;
         const double loss = states[s].loss + front[p].loss;
         const double reached = loss + bound_[k + 1] + price_ * static_cast<double>(cost - budget_);
-        if (reached > most_ + kSlack * std::fabs(most_)) continue;
+        if (reached > most_ + slack) continue;
         next.push_back({cost, loss, static_cast<std::uint64_t>(s * front.size() + p)});
       }
     }
@@ -214,7 +215,8 @@ std::vector<LayerAnswer> solve_budget(const std::vector<LayerChoices>& layers,
   }
   if (least > budget) {
     throw_error(ErrorCode::bad_request,
-                "the layers' matrices take {} bytes at the least, and the target leaves them {}",
+                "the layers' matrices take {} bytes at the least, and the target leaves them {}: a "
+                "larger target, larger groups or fewer bits would do",
                 least, budget);
   }
   std::vector<LayerAnswer> answers;

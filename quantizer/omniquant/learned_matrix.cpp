@@ -199,7 +199,7 @@ void LearnedMatrix::learn(std::span<const float> factor, const float* gradient,
           const auto place = static_cast<std::size_t>(r * cols_ + c);
           d_scale += d * (code(place, top) - zero);
           d_min += d;
-          if (c < learned_cols_ && d != 0) {
+          if (c < learned_cols_ && d != 0 && std::isfinite(d)) {
             float& shift = state_.shift[place];
             const float most = std::min(kMostShift, top - static_cast<float>(codes_[place]));
             const float least = std::max(-kMostShift, -static_cast<float>(codes_[place]));

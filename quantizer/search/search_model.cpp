@@ -120,6 +120,7 @@ class SearchRun {
     start.recipe.search = {};
     // A step cannot do these for what it rounds anew: they come after the search.
     start.recipe.tune = false;
+    start.recipe.learn.codes = LearnedCodes::none;
     start.recipe.supervision = Supervision::none;
     // Which the plan would choose otherwise where nothing is calibrated any more.
     if (!start.recipe.min && start.recipe.bits == 2 && needs_calibration(options_.recipe) &&

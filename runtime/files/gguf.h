@@ -85,9 +85,6 @@ struct GgufTensorDecl {
 // Writes version 3: header, metadata and tensor table at once, then tensor data in the declared
 // order, each tensor padded to the alignment. Same input, same bytes. The file appears under its
 // name only when finish() returns (OutputFile). What the reader would refuse is an Error here.
-// Of the file that a GgufWriter of these would leave.
-std::uint64_t gguf_bytes(GgufMetadata metadata, const std::vector<GgufTensorDecl>& tensors);
-
 class GgufWriter {
  public:
   // general.alignment in `metadata` sets the alignment; absent: 64 is used and written.
@@ -108,5 +105,8 @@ class GgufWriter {
   std::size_t current_ = 0;    // the tensor being written
   std::uint64_t written_ = 0;  // its bytes so far
 };
+
+// Of the file that a GgufWriter of these leaves.
+std::uint64_t gguf_bytes(GgufMetadata metadata, const std::vector<GgufTensorDecl>& tensors);
 
 }  // namespace tenfold

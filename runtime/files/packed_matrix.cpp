@@ -139,7 +139,7 @@ std::vector<std::uint32_t> describe_bands(const MatrixView& layout) {
 }
 
 std::uint32_t format_version(const MatrixView& layout) {
-  return layout.map.mask != nullptr ? kFormatVersion : 1;
+  return layout.map.mask != nullptr ? 2 : 1;
 }
 
 std::vector<std::byte> column_mask(const MatrixView& layout) {

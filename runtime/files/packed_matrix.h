@@ -19,7 +19,8 @@ inline constexpr std::string_view kFormatVersionKey = "tenfold.format_version";
 inline constexpr std::string_view kBandsPrefix = "tenfold.bands.";
 inline constexpr std::string_view kRecipeKey = "tenfold.recipe";
 inline constexpr std::string_view kLossesKey = "tenfold.losses";  // JSON (quantizer/losses.h)
-inline constexpr std::string_view kAllocationKey = "tenfold.allocation";  // JSON, likewise
+inline constexpr std::string_view kAllocationKey =
+    "tenfold.allocation";                                         // JSON (quantizer/allocate)
 inline constexpr std::string_view kSearchKey = "tenfold.search";  // JSON (quantizer/search)
 inline constexpr std::string_view kCalibrationHashKey = "tenfold.calibration_hash";
 inline constexpr std::int64_t kMaxMatrixExtent = std::int64_t{1} << 24;
@@ -34,7 +35,8 @@ std::vector<std::uint32_t> describe_bands(const MatrixView& layout);
 // Of a file that holds the matrix, at least.
 std::uint32_t format_version(const MatrixView& layout);
 
-// The mask (kernels/matrix.h) that says the same as the layout's map; empty where none does.
+// The mask (kernels/matrix.h) that says the same as the layout's map, a permutation; empty where
+// none does.
 std::vector<std::byte> column_mask(const MatrixView& layout);
 // source: [cols], what the layout's mask says; false where that does not fit its bands.
 bool follow_mask(const MatrixView& layout, std::int32_t* source) noexcept;

@@ -173,6 +173,9 @@ class Reader {
   void read_mask(StoredMatrix& matrix) const {
     MatrixView& view = matrix.view;
     const std::string name = matrix.name + ".mask";
+    if (find(matrix.name + ".map") != nullptr) {
+      throw_file_error(path_, "matrix {} has both a map and a mask", quote(matrix.name));
+    }
     if (view.n_bands != 2) {
       throw_file_error(path_, "tensor {}: its matrix has {} bands, expected 2", quote(name),
                        view.n_bands);
@@ -202,7 +205,7 @@ void check_version(const GgufMetadata& metadata, bool required) {
   const auto version = metadata.get_int(kFormatVersionKey);
   if (!version && !required) return;
   if (!version || *version < 1) {
-    throw_file_error(metadata.path, "the key {} is {}, expected {}", kFormatVersionKey,
+    throw_file_error(metadata.path, "the key {} is {}, expected 1 to {}", kFormatVersionKey,
                      version ? fmt::format("{}", *version) : "missing", kFormatVersion);
   }
   if (*version > kFormatVersion) {

@@ -218,6 +218,48 @@ TEST(QuantizeCommand, SqueezesToAFifthAtFourBits) {
                   2, "codes of gptq");
 }
 
+TEST(QuantizeCommand, DividesABudgetAndShowsIt) {
+  const ScratchFolder folder;
+  const auto model = tiny_model(folder, "llama-gqa-rope3-tied");
+  const auto text = folder.write("text.txt", prose());
+  const std::string made = folder / "made.gguf";
+  const std::string page = folder / "page.html";
+  std::vector<std::string> command = {
+      "quantize",     "-m", model,         "-o", made,      "--calib", text,
+      "--calib-seqs", "4",  "--calib-len", "32", "--group", "32"};
+  const auto with = [&](std::vector<std::string> flags) {
+    flags.insert(flags.begin(), command.begin(), command.end());
+    return flags;
+  };
+  const ProcessResult result =
+      run_tenfold(with({"--target-bits", "3.2", "--report", page, "--json"}));
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("layer  q         k         v         output    gate"));
+  EXPECT_THAT(result.err, HasSubstr("nats a token"));
+  const json told = json::parse(result.out);
+  EXPECT_EQ(told["allocation"]["layers"].size(), 2u);
+  EXPECT_THAT(run_ok({"inspect", made}), HasSubstr("bit budget     rounded to nearest"));
+  const json found = json::parse(run_ok({"inspect", made, "--json"}));
+  EXPECT_EQ(found["allocation"], told["allocation"]);
+  EXPECT_EQ(found["quantization"]["allocate"]["solved"], true);
+  EXPECT_EQ(found["quantization"]["salience"], "activation");
+  EXPECT_THAT(read_file(page), HasSubstr("what layers add to the loss"));
+
+  command.push_back("--force");
+  const auto size = std::filesystem::file_size(made) + 4096;
+  run_ok(with({"--quiet", "--target-size", std::to_string(size)}));
+  EXPECT_LE(std::filesystem::file_size(made), size);
+  expect_sentence(run_tenfold(with({"--target-size", "60 parsecs"})), 2, "parsecs");
+  expect_sentence(run_tenfold(with({"--target-size", "1GB", "--target-bits", "2"})), 2,
+                  "--target-bits");
+  expect_sentence(run_tenfold(with({"--target-bits", "0.5"})), 2, "0.5");
+  expect_sentence(run_tenfold(with({"--sensitivity", "final"})), 2, "--target-bits or");
+  expect_sentence(run_tenfold(with({"--target-bits", "1.01"})), 2, "at the least");
+  expect_sentence(
+      run_tenfold({"quantize", "-m", model, "-o", folder / "x.gguf", "--target-bits", "2"}), 2,
+      "--calib FILE");
+}
+
 // Killed again and again at other moments, without a chance to save anything.
 TEST(QuantizeCommand, ResumesAfterKills) {
   const ScratchFolder folder;

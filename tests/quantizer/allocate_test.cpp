@@ -102,7 +102,7 @@ TEST(BudgetSolver, EqualsTryingEverything) {
   EXPECT_GT(solved, 500);
 }
 
-// Seven matrices of eight choices in 32 layers, the size of a real model.
+// Seven matrices of six choices in 32 layers, the size of a real model.
 TEST(BudgetSolver, SolvesARealSize) {
   std::mt19937 rng(3);
   std::uniform_real_distribution<double> unit(0.5, 1.5);
@@ -192,7 +192,16 @@ TEST(Allocation, RefusesWhatCannotBe) {
   recipe.bits = 3;
   recipe.high_bits = 3;
   EXPECT_THAT(refused(recipe), HasSubstr("more bits than the others"));
+  recipe = budget(Allocation::bits, 2.5);
+  recipe.allocate.solved = true;
+  EXPECT_THAT(refused(recipe), HasSubstr("there are none"));
+  recipe.rules.emplace_back().bits = 4;
+  validate(recipe);
+  recipe.allocate.solved = false;
+  EXPECT_THAT(refused(recipe), HasSubstr("makes the rules"));
+  recipe = budget(Allocation::ratio, 2.5);
   recipe.bits = 2;
+  recipe.high_bits = 3;
   recipe.search.steps = 5;
   EXPECT_THAT(refused(recipe), HasSubstr("mixed layout"));
   recipe.search.steps = 0;
@@ -235,6 +244,7 @@ class Allocated : public ::testing::TestWithParam<const char*> {
       std::make_shared<const ModelSource>(testing::tiny_model(folder_, GetParam()));
   std::string text_ = folder_.write("prose.txt", testing::prose()).string();
   QuantizeResult result_;
+  bool measured_again_ = false;
 };
 INSTANTIATE_TEST_SUITE_P(Models, Allocated,
                          ::testing::Values("llama-gqa-rope3-tied", "opt-post-ln-proj"));
@@ -289,23 +299,47 @@ TEST_P(Allocated, TheFileHoldsTheAnswer) {
   EXPECT_LE(summary.at("bytes").get<std::int64_t>(), summary.at("budget").get<std::int64_t>());
 }
 
+// With all that the file says of rules, shares and losses.
 TEST_P(Allocated, LandsOnASize) {
-  QuantizeOptions with = options(Allocation::bits, 0);
-  with.recipe.allocate.target_bytes = 0;
-  with.recipe.allocate.kind = Allocation::none;
+  QuantizeOptions with = options(Allocation::none, 0);
   with.recipe.salience = Salience::weight;
+  set_passes(with.recipe, {"gptq"});
   make("plain.gguf", with);
   const auto plain = std::filesystem::file_size(folder_ / "plain.gguf");
-  with.recipe.allocate.kind = Allocation::bits;
-  with.recipe.allocate.target_bytes = plain + 8192;
-  make("a.gguf", with);
-  const auto made = std::filesystem::file_size(folder_ / "a.gguf");
-  EXPECT_LE(made, plain + 8192);
-  EXPECT_GT(made, plain);
+  with.recipe.salience = Salience::activation;
   with.overwrite = true;
+  for (const Allocation kind : {Allocation::bits, Allocation::ratio}) {
+    with.recipe.allocate = options(kind, 0).recipe.allocate;
+    with.recipe.allocate.target_bytes = plain + 12000;
+    make("a.gguf", with);
+    const auto made = std::filesystem::file_size(folder_ / "a.gguf");
+    EXPECT_LE(made, plain + 12000) << to_string(kind);
+    EXPECT_GT(made, plain) << to_string(kind);
+  }
   with.recipe.allocate.target_bytes = 4096;
   EXPECT_THAT(expect_error(ErrorCode::bad_request, [&] { make("a.gguf", with); }),
               HasSubstr("leaves nothing for the layers"));
+}
+
+TEST_P(Allocated, ASearchGoesOnWithMoreSteps) {
+  QuantizeOptions with = options(Allocation::bits, 3);
+  with.recipe.salience = Salience::weight;
+  with.recipe.search.steps = 3;
+  const std::string whole = make("whole.gguf", with);
+  with.recipe.search.steps = 2;
+  with.checkpoint_every = 1;
+  with.on_search_step = [](const SearchStep& step, const SearchCounts&) { return step.step < 1; };
+  EXPECT_THAT(expect_error(ErrorCode::cancelled, [&] { make("a.gguf", with); }),
+              HasSubstr("--resume goes on"));
+  with.recipe.search.steps = 3;
+  with.on_search_step = {};
+  with.resume = true;
+  with.on_allocation = [&](std::uint64_t done, std::uint64_t) -> bool {
+    measured_again_ = measured_again_ || (done > 0 && done < 20);
+    return true;
+  };
+  EXPECT_EQ(whole, make("a.gguf", with));
+  EXPECT_FALSE(measured_again_);
 }
 
 TEST_P(Allocated, GoesOnAfterAnInterruptToTheSameBytes) {
@@ -325,9 +359,8 @@ TEST_P(Allocated, GoesOnAfterAnInterruptToTheSameBytes) {
   }
 }
 
-// With one choice for each matrix the answer is known, and what the layers add is what running
-// them says.
-TEST_P(Allocated, MeasuresWhatRunningTheModelSays) {
+// Fewer bits are expected to cost more, and do.
+TEST_P(Allocated, ExpectsLessOfMoreBits) {
   for (const Sensitivity sensitivity :
        {Sensitivity::block, Sensitivity::scaled, Sensitivity::final}) {
     QuantizeOptions with = options(Allocation::bits, 8.4);

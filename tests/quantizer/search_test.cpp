@@ -181,6 +181,7 @@ TEST_F(SearchTest, FinishesByTheWholeRecipe) {
     QuantizeOptions with = options(12);
     set_passes(with.recipe, {pass, "tune"});
     if (with.recipe.method == Method::gptq) with.recipe.supervision = Supervision::target;
+    if (with.recipe.method == Method::gptq) with.recipe.learn.codes = LearnedCodes::all;
     with.recipe.learn.epochs = 2;
     const auto path = make(std::string(pass) + ".gguf", with);
     EXPECT_GT(search_of(path)["accepted"], 0) << pass;
@@ -193,6 +194,7 @@ TEST_F(SearchTest, FinishesByTheWholeRecipe) {
     }
     QuantizeOptions plain = with;
     plain.recipe.tune = false;
+    plain.recipe.learn.codes = LearnedCodes::none;
     plain.recipe.supervision = Supervision::none;
     const auto unfinished = make(std::string(pass) + "-plain.gguf", plain);
     EXPECT_EQ(search_of(unfinished)["history"], search_of(path)["history"]) << pass;

@@ -181,6 +181,24 @@ TEST(PackedMatrix, StoresWhichBandAColumnIsIn) {
   bad.data.back().resize(2);
   EXPECT_THAT(error_of(bad), HasSubstr("2 bytes, expected 9"));
 
+  bad = file;
+  bad.decls.push_back({"w.map", {kCols}, DType::i32});
+  bad.data.emplace_back(static_cast<std::size_t>(kCols) * 4);
+  EXPECT_THAT(error_of(bad), HasSubstr("both a map and a mask"));
+  bad = file;
+  const std::string key = std::string(kBandsPrefix) + "w";
+  MatrixView one = layout;
+  one.n_bands = 1;
+  one.bands[0] = {Format::q4, MinKind::zero, 0, kCols, kCols};
+  bad.metadata.set(key, describe_bands(one));
+  for (GgufTensorDecl& decl : bad.decls) decl.name.replace(0, 1, "x");
+  bad.decls.back().name = "w.mask";
+  one.map = {};
+  const QuantizedMatrix whole = allocate_matrix(one);
+  for (GgufTensorDecl& decl : declare_parts("w", one)) bad.decls.push_back(std::move(decl));
+  for (const auto& part : parts(whole.view)) bad.data.emplace_back(part.begin(), part.end());
+  EXPECT_THAT(error_of(bad), HasSubstr("its matrix has 1 bands, expected 2"));
+
   std::swap(map[0], map[1]);  // no longer what a mask can say
   EXPECT_TRUE(column_mask(layout).empty());
 }
