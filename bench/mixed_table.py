@@ -19,9 +19,10 @@ GPTQ = ["--passes", "gptq", *WEIGHTED]
 TUNED = ["--passes", "gptq,tune", "--epochs", 3, *WEIGHTED]
 AIMED = ["--fias", "target"]
 TASKS = ("arc_easy", "piqa", "winogrande")
+LAST_BITS = "the bits of the row before"
 
 
-def squeeze(share: float) -> dict:
+def squeeze(share: float, equal_bits: float) -> dict:
     """Squeeze10-LLM's choices, and what has to be beaten at as many bits (issue 7, point 1)."""
     ones = [*GPTQ, "--bits", 1, "--group", "row", "--mixed", share]
     pbar = [*ones, "--salience", "pbar"]
@@ -30,6 +31,10 @@ def squeeze(share: float) -> dict:
         "1-bit g64 GPTQ, midrise": [*GPTQ, "--bits", 1, "--group", 64, "--min", "midrise"],
         "1-bit g64 GPTQ, f16 minima, FIAS B": [*GPTQ, *AIMED, "--bits", 1, "--group", 64],
         "2-bit g128 RTN min-max": ["--bits", 2, "--group", 128, "--range", "minmax"],
+        "layers of 1 or 2 bits, g128": [*GPTQ, "--group", 128, "--widths", "1,2",
+                                        "--target-bits", equal_bits],
+        "layers of 1 or 2 bits, g128, FIAS B": [*GPTQ, *AIMED, "--group", 128, "--widths", "1,2",
+                                                "--target-bits", equal_bits],
         "by weight": ones,
         "by activation": [*ones, "--salience", "activation"],
     }
@@ -40,9 +45,11 @@ def squeeze(share: float) -> dict:
         rows[f"PBAR, FIAS {name}"] = [*pbar, "--fias", how]
     rows["by weight, FIAS B"] = [*ones, *AIMED]
     rows["by activation, FIAS B"] = [*ones, "--salience", "activation", *AIMED]
+    rows["PBAR, FIAS B, midrise"] = [*pbar, *AIMED, "--min", "midrise"]
     rows["PBAR, FIAS B, tuned"] = [*TUNED, *pbar[len(GPTQ):], *AIMED]
     rows["PBAR, FIAS B, tuned with codes"] = [*TUNED, *pbar[len(GPTQ):], *AIMED,
                                               "--learn-codes", "all"]
+    rows["the same, midrise"] = [*rows["PBAR, FIAS B, tuned with codes"], "--min", "midrise"]
     return rows
 
 
@@ -68,9 +75,29 @@ def budget(target: float, bits: int, group: int, wide: int) -> dict:
     }
 
 
+def ratios(share: float) -> dict:
+    """The paper's ablation: high-impact columns at all, ratios divided at as many bits as a uniform
+    one takes, and columns that learn."""
+    rows = {}
+    for bits in (2, 3):
+        for name, passes in (("", GPTQ), (", tuned", TUNED),
+                             (", high codes learned", [*TUNED, "--learn-codes", "high"]),
+                             (", all codes learned", [*TUNED, "--learn-codes", "all"])):
+            base = [*passes, *AIMED, "--bits", bits, "--group", 128]
+            if "high" not in name:
+                rows[f"{bits} bits{name}"] = base
+            rows[f"{bits} bits, {100 * share:.3g} % at {bits + 1}{name}"] = [
+                *base, "--mixed", share, "--high-bits", bits + 1, "--salience", "activation"]
+            rows[f"{bits} bits, shares at {bits + 1} divided{name}"] = [
+                *base, "--allocate", "ratio", "--target-bits", LAST_BITS]
+    return rows
+
+
 def suite(name: str, smollm2: bool) -> dict:
+    if name == "ratios":
+        return ratios(0.1 if smollm2 else 0.125)
     if name == "squeeze":
-        return squeeze(0.2 if smollm2 else 0.125)
+        return squeeze(0.2, 1.73) if smollm2 else squeeze(0.125, 1.77)
     if name == "shares":
         return shares()
     return {**budget(2.28, 2, 64, 128), **budget(2.56, 2, 32, 128), **budget(3.30, 3, 64, 128)}
@@ -121,11 +148,14 @@ class Table:
         tasks = [*TASKS] if self.smollm2 and self.args.tasks else []
         columns = ["", "bits", "MiB", "WikiText-2", "C4", *tasks, "CPU s", "predicted", "measured"]
         print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns), flush=True)
+        bits = 0.0
         for name, flags in suite(self.args.suite, self.smollm2).items():
             if self.args.only and not any(part in name for part in self.args.only):
                 continue
+            flags = [f"{bits + 5e-5:.4f}" if flag is LAST_BITS else flag for flag in flags]
             key = " ".join(map(str, [self.args.model, *self.windows, *tasks, *self.calib[2:], *flags]))
             row = self.measured.remember(key, lambda: self.make(flags))
+            bits = row["bits"]
             divided = row["allocation"] or {}
             cells = [name, f"{row['bits']:.3f}", f"{row['bytes'] / 2**20:.1f}", f"{row['wiki']:.2f}",
                      f"{row['c4']:.2f}", *(f"{100 * row[task]:.1f}" for task in tasks),
@@ -147,7 +177,7 @@ def main() -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", required=True)
     parser.add_argument("--shared", required=True)
-    parser.add_argument("--suite", required=True, choices=("squeeze", "shares", "budget"))
+    parser.add_argument("--suite", required=True, choices=("squeeze", "shares", "budget", "ratios"))
     parser.add_argument("--model", default="opt-1m", help="opt-1m or smollm2")
     parser.add_argument("--smollm2", default=cache_folder() / "SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--calib-seqs", type=int, default=32)

@@ -226,7 +226,7 @@ TEST(QuantizeCommand, DividesABudgetAndShowsIt) {
   const std::string page = folder / "page.html";
   std::vector<std::string> command = {
       "quantize",     "-m", model,         "-o", made,      "--calib", text,
-      "--calib-seqs", "4",  "--calib-len", "32", "--group", "32"};
+      "--calib-seqs", "2",  "--calib-len", "16", "--group", "32"};
   const auto with = [&](std::vector<std::string> flags) {
     flags.insert(flags.begin(), command.begin(), command.end());
     return flags;

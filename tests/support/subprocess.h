@@ -13,12 +13,19 @@
 
 namespace tenfold::testing {
 
+// Sanitizers make a program several times as slow.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr std::chrono::seconds kTimeAllowed{200};
+#else
+inline constexpr std::chrono::seconds kTimeAllowed{50};
+#endif
+
 struct ProcessOptions {
   std::optional<std::string> input = {};  // absent: /dev/null
   std::vector<std::pair<std::string, std::string>> environment = {};
   std::uint64_t max_file_bytes = 0;  // RLIMIT_FSIZE, a disk that is full; 0: none
   std::string stdout_path = {};      // instead of capturing
-  std::chrono::seconds timeout{50};
+  std::chrono::seconds timeout = kTimeAllowed;
 };
 
 struct ProcessResult {
