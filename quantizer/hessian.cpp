@@ -8,9 +8,10 @@
 namespace tenfold {
 namespace {
 
-constexpr std::int64_t kTokens = 512;   // added up in float32
-constexpr std::int64_t kBlock = 64;     // columns of a Cholesky step, a multiple of 4
-constexpr double kLeastDamping = 1e-6;  // where none was asked for, but is needed
+constexpr std::int64_t kTokens = 512;     // added up in float32
+constexpr std::int64_t kBlock = 64;       // columns of a Cholesky step, a multiple of 4
+constexpr std::size_t kSolvedRows = 128;  // that stay in the first cache
+constexpr double kLeastDamping = 1e-6;    // where none was asked for, but is needed
 constexpr double kMostDamping = 10.0;
 constexpr double kLeastPower =
     1e-6;  // of the mean: an input that is always 0 counts as this strong
@@ -246,25 +247,31 @@ Feedback factor(const Hessian& hessian, const std::vector<std::int32_t>& order, 
   return result;
 }
 
-void solve(const Feedback& feedback, std::vector<double>& x, std::size_t count) {
+template <std::size_t N>
+void solve(const Feedback& feedback, std::span<std::array<double, N>> x) {
   const std::size_t n = feedback.d.size();
-  // Row `to` less u times row `from`.
-  const auto subtract = [&](std::size_t to, std::size_t from, float u) {
-    double* y = x.data() + to * count;
-    const double* z = x.data() + from * count;
-    for (std::size_t k = 0; k < count; ++k) y[k] -= static_cast<double>(u) * z[k];
+  const auto subtract = [](std::array<double, N>& to, float u, const std::array<double, N>& from) {
+    for (std::size_t k = 0; k < N; ++k) to[k] -= static_cast<double>(u) * from[k];
   };
   for (std::size_t i = n; i-- > 0;) {
-    for (std::size_t j = i + 1; j < n; ++j) subtract(i, j, feedback.u[i * n + j]);
+    std::array<double, N> sums = x[i];
+    for (std::size_t j = i + 1; j < n; ++j) subtract(sums, feedback.u[i * n + j], x[j]);
+    x[i] = sums;
   }
   for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t k = 0; k < count; ++k) {
-      x[i * count + k] /= static_cast<double>(feedback.d[i]);
+    for (double& value : x[i]) value /= static_cast<double>(feedback.d[i]);
+  }
+  for (std::size_t begin = 0; begin < n; begin += kSolvedRows) {
+    const std::size_t end = std::min(begin + kSolvedRows, n);
+    for (std::size_t i = 0; i < end; ++i) {
+      const std::array<double, N> from = x[i];
+      for (std::size_t j = std::max(begin, i + 1); j < end; ++j) {
+        subtract(x[j], feedback.u[i * n + j], from);
+      }
     }
   }
-  for (std::size_t i = 0; i < n; ++i) {
-    for (std::size_t j = i + 1; j < n; ++j) subtract(j, i, feedback.u[i * n + j]);
-  }
 }
+template void solve(const Feedback&, std::span<std::array<double, 1>>);
+template void solve(const Feedback&, std::span<std::array<double, 16>>);
 
 }  // namespace tenfold

@@ -2,6 +2,8 @@
 // Second moments of the inputs of a linear layer, H = X^T X / n, and what error compensation needs
 // of them.
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -70,7 +72,9 @@ struct Feedback {
 Feedback factor(const Hessian& hessian, const std::vector<std::int32_t>& order, double damping,
                 ThreadPool& pool);
 
-// x of (H, damped) x = b, in place, in the order of the feedback. x: [cols, count], of so many b.
-void solve(const Feedback& feedback, std::vector<double>& x, std::size_t count = 1);
+// x of (H, damped) x = b, in place, in the order of the feedback, of N right-hand sides: x holds N
+// numbers for each column. N: 1 or 16.
+template <std::size_t N>
+void solve(const Feedback& feedback, std::span<std::array<double, N>> x);
 
 }  // namespace tenfold

@@ -31,17 +31,17 @@ Compensation::Compensation(const MatrixView& layout, std::vector<std::size_t> gr
 }
 
 // By turn, what the errors that stay move the columns by.
-std::vector<double> Compensation::shift(std::span<const float> missed) const {
-  std::vector<double> shift(columns_.size());
+std::vector<Compensation::Shift> Compensation::shift(std::span<const float> missed) const {
+  std::vector<Shift> shift(columns_.size());
   if (cross_.empty()) return shift;
   for (std::size_t t = 0; t < shift.size(); ++t) {
     const float* cross = cross_.data() + t * missed.size();
     double sum = 0;
     for (std::size_t c = 0; c < missed.size(); ++c)
       sum += static_cast<double>(cross[c] * missed[c]);
-    shift[t] = sum;
+    shift[t][0] = sum;
   }
-  solve(feedback_, shift);
+  solve(feedback_, std::span(shift));
   return shift;
 }
 
@@ -52,11 +52,11 @@ std::vector<CompensatedRow> Compensation::round(std::span<const RowToCompensate>
   std::vector<CompensatedRow> made(rows.size());
   std::vector<float> moved(rows.size() * n);  // by turn
   for (std::size_t r = 0; r < rows.size(); ++r) {
-    const std::vector<double> shift = this->shift(rows[r].missed);
+    const std::vector<Shift> shift = this->shift(rows[r].missed);
     std::vector<float> targets(rows[r].row, rows[r].row + layout_.cols);
     for (std::size_t t = 0; t < n; ++t) {
       float& target = targets[static_cast<std::size_t>(columns_[t])];
-      target += static_cast<float>(shift[t]);
+      target += static_cast<float>(shift[t][0]);
       moved[r * n + t] = target;
     }
     for (const std::size_t g : groups_) {

@@ -2,6 +2,7 @@
 // GPTQ for some column groups of a matrix, the others staying as they are (gptq/realize.h has the
 // whole): what the columns are rounded to also makes up for the errors of all others.
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -44,7 +45,8 @@ class Compensation {
                                     std::span<const float> importance) const;
 
  private:
-  std::vector<double> shift(std::span<const float> missed) const;
+  using Shift = std::array<double, 1>;
+  std::vector<Shift> shift(std::span<const float> missed) const;
 
   MatrixView layout_;
   std::vector<ColumnGroup> all_;

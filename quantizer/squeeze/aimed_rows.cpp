@@ -1,11 +1,13 @@
 #include "quantizer/squeeze/aimed_rows.h"
 
 #include <algorithm>
+#include <array>
 
 namespace tenfold {
 namespace {
 
 constexpr std::size_t kRowsTogether = 16;  // side by side, for vectors
+using Together = std::array<double, kRowsTogether>;
 
 // w + H^-1 (C - H) w: damped, it stays near w.
 std::vector<float> aimed(const RowReader& source, const Hessian& inputs, const CrossMoments& cross,
@@ -24,23 +26,24 @@ std::vector<float> aimed(const RowReader& source, const Hessian& inputs, const C
   pool.run(static_cast<int>((rows + kRowsTogether - 1) / kRowsTogether), [&](int block, int) {
     const std::size_t first = static_cast<std::size_t>(block) * kRowsTogether;
     const std::size_t count = std::min(kRowsTogether, rows - first);
-    std::vector<double> columns(cols * count), shift(cols * count);
+    std::vector<Together> columns(cols), shift(cols);
     for (std::size_t c = 0; c < cols; ++c) {
       for (std::size_t r = 0; r < count; ++r) {
-        columns[c * count + r] = static_cast<double>(weights[(first + r) * cols + c]);
+        columns[c][r] = static_cast<double>(weights[(first + r) * cols + c]);
       }
     }
     for (std::size_t i = 0; i < cols; ++i) {
-      double* sums = shift.data() + i * count;
+      Together sums{};
       for (std::size_t j = 0; j < cols; ++j) {
-        const double* column = columns.data() + j * count;
-        for (std::size_t r = 0; r < count; ++r) sums[r] += missing[i * cols + j] * column[r];
+        const double by = missing[i * cols + j];
+        for (std::size_t r = 0; r < kRowsTogether; ++r) sums[r] += by * columns[j][r];
       }
+      shift[i] = sums;
     }
-    solve(feedback, shift, count);
+    solve(feedback, std::span(shift));
     for (std::size_t c = 0; c < cols; ++c) {
       for (std::size_t r = 0; r < count; ++r) {
-        weights[(first + r) * cols + c] += static_cast<float>(shift[c * count + r]);
+        weights[(first + r) * cols + c] += static_cast<float>(shift[c][r]);
       }
     }
   });
