@@ -414,7 +414,7 @@ void add_allocation_options(CLI::App& sub, Options& options) {
       ->check(one_of({"block", "scaled", "final"}))
       ->type_name("BY");
   sub.add_option("--allocation-seqs", options.allocation_seqs,
-                 "sequences of the calibration text to measure on; default 8")
+                 "sequences of the calibration text to measure on; default 4")
       ->check(in_range(1, 1 << 20))
       ->type_name("N");
   sub.add_flag("!--no-cross", options.cross,

@@ -29,7 +29,7 @@ struct AllocateOptions {
   Sensitivity sensitivity = Sensitivity::scaled;
   std::vector<int> widths;     // of whole matrices, and nothing else (bits); empty: as above
   bool cross = true;           // count how errors of two matrices of a layer add up
-  std::int64_t sequences = 8;  // of the calibration's, to measure on
+  std::int64_t sequences = 4;  // of the calibration's, to measure on
   bool solved = false;         // the recipe's rules are the answer
 };
 
