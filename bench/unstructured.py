@@ -76,13 +76,14 @@ def gptq(weights, kept, upper, order):
 
 
 def quantize(folder, sequences, share, structured, strength):
-    """A model whose layers are quantized one after the other, and its share of kept weights."""
+    """A model whose layers are quantized one after the other, its share of kept weights, and its
+    columns by weight: a bit each says which they are."""
     model = Opt(folder)
     streams = [model.embed(np.array(s)) for s in sequences]
-    kept_weights = weights = 0
+    kept_weights = weights = columns = 0
 
     def make(names, inputs):
-        nonlocal kept_weights, weights
+        nonlocal kept_weights, weights, columns
         x = np.concatenate(inputs)
         hessian = x.T @ x / len(x)
         damped = hessian + DAMPING * np.diag(np.maximum(np.diag(hessian), 1e-9))
@@ -96,6 +97,7 @@ def quantize(folder, sequences, share, structured, strength):
             model.t[name + ".weight"] = gptq(model.t[name + ".weight"], kept, upper, order)
             kept_weights += kept.sum()
             weights += kept.size
+            columns += kept.shape[1]
 
     for i in range(model.config["num_hidden_layers"]):
         layer = f"decoder.layers.{i}"
@@ -115,7 +117,7 @@ def quantize(folder, sequences, share, structured, strength):
         hidden = [np.maximum(model.linear(f"{layer}.fc1", x), 0) for x in normed]
         make([f"{layer}.fc2"], hidden)
         streams = [x + model.linear(f"{layer}.fc2", h) for x, h in zip(streams, hidden)]
-    return model, kept_weights / weights
+    return model, kept_weights / weights, columns / weights
 
 
 def main() -> None:
@@ -138,10 +140,10 @@ def main() -> None:
     print("| choice | kept | codes | mask | bits | WikiText-2 |\n|---|---|---|---|---|---|")
     for share in (0.125, 0.2, 0.3):
         for structured in (True, False):
-            model, kept = quantize(folder, sequences, share, structured, 1.0)
+            model, kept, by_column = quantize(folder, sequences, share, structured, 1.0)
             codes = 1 + 3 * kept
             entropy = -kept * math.log2(kept) - (1 - kept) * math.log2(1 - kept)
-            mask = 1 / 128 if structured else entropy
+            mask = by_column if structured else entropy
             name = "columns" if structured else "single weights"
             print(f"| {name} | {kept:.3f} | {codes:.3f} | {mask:.3f} | {codes + mask:.3f} | "
                   f"{model.perplexity(wiki, args.windows):.1f} |", flush=True)
