@@ -18,6 +18,15 @@ def texts(shared: pathlib.Path) -> tuple[dict, pathlib.Path]:
             data / "calibration/c4.txt")
 
 
+def model_of(args, smollm2: bool) -> tuple[pathlib.Path, list]:
+    """The model that is quantized, and the flags of the windows it is measured on."""
+    if smollm2:
+        windows = getattr(args, "windows", None) or 100
+        return pathlib.Path(args.smollm2), ["--window", 512, "--score", "half", "--windows", windows]
+    model = getattr(args, "model", "opt-1m")
+    return pathlib.Path(args.shared, "models", model), ["--window", 256]
+
+
 def run(command) -> tuple[str, float, int]:
     """Its output, seconds of all cores together, and peak resident bytes."""
     process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)

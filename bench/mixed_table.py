@@ -12,7 +12,7 @@ import json
 import pathlib
 import tempfile
 
-from measured import Measured, cache_folder, run, texts
+from measured import Measured, cache_folder, model_of, run, texts
 
 WEIGHTED = ["--range", "weighted"]
 GPTQ = ["--passes", "gptq", *WEIGHTED]
@@ -111,9 +111,7 @@ class Table:
         self.tests, self.calibration = texts(shared)
         self.tasks = shared / "data/tasks"
         self.smollm2 = args.model == "smollm2"
-        self.source = pathlib.Path(args.smollm2) if self.smollm2 else shared / "models" / args.model
-        self.windows = (["--window", 512, "--score", "half", "--windows", args.windows]
-                        if self.smollm2 else ["--window", 256])
+        self.source, self.windows = model_of(args, self.smollm2)
         self.calib = ["--calib", self.calibration, "--calib-seqs", args.calib_seqs, "--calib-len",
                       512 if self.smollm2 else 256]
         self.measured = Measured(args.results)

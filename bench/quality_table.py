@@ -14,7 +14,7 @@ import json
 import pathlib
 import tempfile
 
-from measured import Measured, cache_folder, run, texts
+from measured import Measured, cache_folder, model_of, run, texts
 
 WIDTHS = {"1g64": (1, 64), "2g64": (2, 64), "2g128": (2, 128), "3g128": (3, 128), "4g128": (4, 128)}
 METHODS = {
@@ -44,9 +44,7 @@ class Table:
         self.tests, self.calibration = texts(shared)
         self.tasks = shared / "data/tasks"
         smollm2 = args.model == "smollm2"
-        self.source = pathlib.Path(args.smollm2) if smollm2 else shared / "models" / args.model
-        self.windows = (["--window", 512, "--score", "half", "--windows", args.windows or 100]
-                        if smollm2 else ["--window", 256])
+        self.source, self.windows = model_of(args, smollm2)
         self.has_tasks = smollm2 and args.limit > 0
         self.measured = Measured(args.results)
 

@@ -18,7 +18,7 @@ import random
 import statistics
 import tempfile
 
-from measured import Measured, cache_folder, run, texts
+from measured import Measured, cache_folder, model_of, run, texts
 
 WEIGHTED = ["--range", "weighted"]
 MINMAX = ["--range", "minmax"]
@@ -74,9 +74,7 @@ class Table:
         shared = pathlib.Path(args.shared)
         self.tests, self.calibration = texts(shared)
         smollm2 = args.suite == "smollm2"
-        self.source = args.smollm2 if smollm2 else shared / "models/opt-1m"
-        self.windows = (["--window", "512", "--score", "half", "--windows", "100"] if smollm2
-                        else ["--window", "256"])
+        self.source, self.windows = model_of(args, smollm2)
         self.calib = ["--calib-seqs", str(args.calib_seqs)]
         self.length = ["--calib-len", "512" if smollm2 else "256"]
         self.measured = Measured(args.results)

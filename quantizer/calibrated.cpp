@@ -10,6 +10,7 @@
 #include "quantizer/columns.h"
 #include "quantizer/gptq/realize.h"
 #include "quantizer/omniquant/learn.h"
+#include "quantizer/reader.h"
 #include "quantizer/rtn/realize.h"
 #include "quantizer/squeeze/salience.h"
 #include "runtime/files/spill.h"
@@ -29,15 +30,6 @@ void weigh(const std::vector<float>& weights, std::vector<float>& x) {
   if (weights.empty()) return;
   const std::size_t cols = x.size() / weights.size();
   for (std::size_t i = 0; i < x.size(); ++i) x[i] *= weights[i / cols];
-}
-
-std::vector<float> in_order(const std::vector<float>& values,
-                            const std::vector<std::int32_t>& order) {
-  if (order.empty()) return values;
-  std::vector<float> result;
-  for (const std::int32_t column : order)
-    result.push_back(values[static_cast<std::size_t>(column)]);
-  return result;
 }
 
 // Of learned grids, when the rows of their matrix are multiplied.
@@ -130,8 +122,8 @@ std::vector<float> CalibratedModel::reader_of(std::int64_t layer, LinearInput in
   if (spec.post_norm) return {};
   if (input == LinearInput::attn_output) return layer_weights(layer).ffn_norm.weight;
   if (input != LinearInput::down) return {};
-  if (layer + 1 < spec.layers) return layer_weights(layer + 1).attn_norm.weight;
-  return spec.final_norm ? model_->weights().final_norm.weight : std::vector<float>();
+  const std::span<const float> reader = reader_of_outputs(spec, model_->weights(), layer);
+  return {reader.begin(), reader.end()};
 }
 
 // By which each token's input counts: the inverse root of the size of the stream that its product

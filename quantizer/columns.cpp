@@ -53,4 +53,11 @@ std::vector<std::int32_t> column_order(const std::vector<double>& scores, std::i
   return order;
 }
 
+std::vector<float> in_order(std::span<const float> values, const std::vector<std::int32_t>& order) {
+  if (order.empty()) return {values.begin(), values.end()};
+  std::vector<float> result;
+  for (const std::int32_t c : order) result.push_back(values[static_cast<std::size_t>(c)]);
+  return result;
+}
+
 }  // namespace tenfold

@@ -3,6 +3,7 @@
 // Matrices that read the same input add their scores, so that they share one order.
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernels/thread_pool.h"
@@ -19,5 +20,8 @@ std::int64_t mixed_columns(double share, std::int64_t cols);
 
 // The `first` columns of the highest scores, then the others, each in ascending order.
 std::vector<std::int32_t> column_order(const std::vector<double>& scores, std::int64_t first);
+
+// Values of the source's columns, in that order; empty: as they are.
+std::vector<float> in_order(std::span<const float> values, const std::vector<std::int32_t>& order);
 
 }  // namespace tenfold

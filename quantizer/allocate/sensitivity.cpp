@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "quantizer/columns.h"
+#include "quantizer/reader.h"
 #include "quantizer/rtn/realize.h"
 #include "quantizer/squeeze/salience.h"
 
@@ -15,13 +16,6 @@ namespace {
 constexpr std::size_t kSampledTokens = 512;  // whose errors say how those of two choices agree
 constexpr double kLeastLoss = 1e-6;          // below it all is chance
 constexpr double kWorstLoss = 1e6;           // of what no longer gives numbers
-
-std::vector<float> in_order(std::span<const float> values, const std::vector<std::int32_t>& order) {
-  if (order.empty()) return {values.begin(), values.end()};
-  std::vector<float> result;
-  for (const std::int32_t c : order) result.push_back(values[static_cast<std::size_t>(c)]);
-  return result;
-}
 
 double dot(const std::vector<float>& a, const std::vector<float>& b) {
   double sum = 0;
@@ -75,22 +69,10 @@ SensitivityModel::SensitivityModel(const std::shared_ptr<const ModelSource>& sou
       std::max<std::size_t>(1, static_cast<std::size_t>(calibration.tokens()) / kSampledTokens);
 }
 
-// The norm that reads what leaves the layer; empty: none does.
-std::span<const float> SensitivityModel::reader_of(std::int64_t layer) const {
-  const DecoderSpec& spec = model_->spec();
-  if (spec.post_norm) return {};
-  const DecoderWeights& weights = model_->weights();
-  if (layer + 1 < spec.layers) {
-    return weights.layers[static_cast<std::size_t>(layer) + 1].attn_norm.weight;
-  }
-  if (!spec.final_norm) return {};
-  return weights.final_norm.weight;
-}
-
 // The inverse size of each token's stream, as that norm reads it.
 std::vector<float> SensitivityModel::token_weights(std::int64_t layer, std::size_t sequence) const {
   const std::span<const float> stream = objective_->output(layer, sequence);
-  const std::span<const float> reader = reader_of(layer);
+  const std::span<const float> reader = reader_of_outputs(model_->spec(), model_->weights(), layer);
   const auto dim = static_cast<std::size_t>(model_->info().dim);
   std::vector<float> weights;
   for (std::size_t t = 0; t < stream.size() / dim; ++t) {
@@ -163,7 +145,7 @@ QuantizedMatrix SensitivityModel::realize_choice(const Matrix& matrix, const Wid
 // the change itself.
 double SensitivityModel::measured_error(std::int64_t layer, float* sample) {
   const auto dim = static_cast<std::size_t>(model_->info().dim);
-  const std::span<const float> reader = reader_of(layer);
+  const std::span<const float> reader = reader_of_outputs(model_->spec(), model_->weights(), layer);
   double sum = 0;
   std::size_t tokens = 0;
   objective_->run_layer(layer, {}, [&](std::size_t sequence, std::span<const float> made) {

@@ -60,7 +60,6 @@ class SensitivityModel {
   QuantizedMatrix realize_choice(const Matrix& matrix, const Widths& widths, const Inputs& inputs,
                                  ThreadPool& pool) const;
   std::vector<float> token_weights(std::int64_t layer, std::size_t sequence) const;
-  std::span<const float> reader_of(std::int64_t layer) const;
   double measured_error(std::int64_t layer, float* sample);
   double final_loss(std::int64_t first);
 
