@@ -207,7 +207,7 @@ class Scorer {
       sums.emplace_back(item.choices.size());
       const std::int32_t first = sequence;
       for (std::size_t c = 0; c < item.choices.size(); ++c, ++sequence) {
-        if (sequence > first && item.shared > 0) kv.copy(kv, first, sequence, item.shared);
+        if (sequence > first && item.shared > 0) kv.fork(first, sequence, item.shared);
         const Encoded& choice = item.choices[c];
         for (auto i = static_cast<std::size_t>(item.shared); i + 1 < choice.ids.size(); ++i) {
           if (i + 1 >= static_cast<std::size_t>(choice.first)) {

@@ -91,6 +91,72 @@ TEST(KvCache, CopiesASequence) {
   expect_error(ErrorCode::bad_request, [&] { to.copy(from, 1, 1, 600); });
 }
 
+// Writes the number into all of a page, of all layers.
+void fill(const KvCache& kv, std::int32_t page, int number) {
+  for (std::int64_t i = 0; i < kv.shape().layers; ++i) {
+    const KvLayer layer = kv.layer(i);
+    const std::size_t at = static_cast<std::size_t>(page) * layer.page_bytes;
+    std::memset(layer.k + at, number, layer.page_bytes);
+    std::memset(layer.v + at, number, layer.page_bytes);
+  }
+}
+
+int number_of(const KvCache& kv, std::int32_t page) {
+  const KvLayer layer = kv.layer(kv.shape().layers - 1);
+  const std::size_t end = static_cast<std::size_t>(page + 1) * layer.page_bytes;
+  return static_cast<int>(layer.v[end - 1]);
+}
+
+TEST(KvCache, ForksShareWholePagesAndCopyTheLast) {
+  KvCache kv({2, 1, 16, KvType::f16}, 512, 3);  // 8 pages
+  kv.resize(0, 150);
+  for (int i = 0; i < 3; ++i) fill(kv, kv.page_table(0)[i], i + 1);
+  kv.fork(0, 1, 140);
+  EXPECT_EQ(kv.length(1), 140);
+  EXPECT_EQ(kv.free_pages(), 4);
+  EXPECT_EQ(kv.page_table(1)[0], kv.page_table(0)[0]);
+  EXPECT_EQ(kv.page_table(1)[1], kv.page_table(0)[1]);
+  EXPECT_NE(kv.page_table(1)[2], kv.page_table(0)[2]);
+  EXPECT_EQ(number_of(kv, kv.page_table(1)[2]), 3);
+  kv.fork(1, 2, 128);
+  EXPECT_EQ(kv.free_pages(), 4);
+  kv.resize(0, 0);
+  EXPECT_EQ(kv.free_pages(), 5);  // its own last page
+  EXPECT_EQ(number_of(kv, kv.page_table(2)[1]), 2);
+  kv.resize(1, 0);
+  kv.resize(2, 0);
+  EXPECT_EQ(kv.free_pages(), 8);
+}
+
+// A sequence that goes back into a page others read must not write there.
+TEST(KvCache, CuttingASharedPageCopiesIt) {
+  KvCache kv({2, 1, 16, KvType::f16}, 256, 2);  // 4 pages
+  kv.resize(0, 128);
+  fill(kv, kv.page_table(0)[1], 7);
+  kv.fork(0, 1, 128);
+  kv.resize(1, 100);
+  EXPECT_NE(kv.page_table(1)[1], kv.page_table(0)[1]);
+  EXPECT_EQ(number_of(kv, kv.page_table(1)[1]), 7);
+  EXPECT_EQ(kv.free_pages(), 1);
+  KvCache full({1, 1, 16, KvType::f16}, 128, 2);
+  full.resize(0, 128);
+  full.fork(0, 1, 128);
+  expect_error(ErrorCode::bad_request, [&] { full.resize(1, 100); });  // no page for the copy
+  EXPECT_EQ(full.length(1), 128);
+  full.resize(0, 64);
+  full.resize(1, 100);
+  EXPECT_EQ(full.free_pages(), 0);
+}
+
+TEST(KvCache, AForkThatNeedsAPageMayFail) {
+  KvCache kv({1, 1, 16, KvType::f16}, 128, 2);
+  kv.resize(0, 128);
+  expect_error(ErrorCode::bad_request, [&] { kv.fork(0, 1, 100); });
+  EXPECT_EQ(kv.length(1), 0);
+  kv.fork(0, 1, 128);
+  EXPECT_EQ(kv.length(1), 128);
+}
+
 TEST(KvCache, RefusesSizesOutOfRange) {
   expect_error(ErrorCode::bad_request, [] { KvCache({1, 1, 4, KvType::f16}, 0); });
   expect_error(ErrorCode::bad_request, [] {
