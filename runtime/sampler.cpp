@@ -7,6 +7,7 @@
 #include <map>
 
 #include "kernels/error.h"
+#include "runtime/grammar/token_constraint.h"
 
 namespace tenfold {
 namespace {
@@ -227,13 +228,21 @@ std::int32_t Sampler::draw() {
   return candidates_[weights_.size() - 1].second;  // rounding
 }
 
-std::int32_t Sampler::sample(std::span<const float> logits) {
+std::int32_t Sampler::sample(std::span<const float> logits, const TokenConstraint* constraint) {
   if (logits.empty()) throw_error(ErrorCode::device, "the model produced no logits");
   if (any_broken(logits))
     throw_error(ErrorCode::device, "the model produced logits that are not numbers");
   logits_.assign(logits.begin(), logits.end());
   apply_bias_and_penalties();
+  const std::int32_t token = choose();
+  // Most draws of a model that means to follow the grammar are allowed, and asking about one token
+  // costs next to nothing.
+  if (constraint == nullptr || constraint->allows(token)) return token;
+  constraint->mask(logits_);
+  return choose();
+}
 
+std::int32_t Sampler::choose() {
   select_candidates();
   if (candidates_.empty())
     throw_error(ErrorCode::bad_request, "every token is banned, none can be drawn");

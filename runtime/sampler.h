@@ -14,6 +14,8 @@
 
 namespace tenfold {
 
+class TokenConstraint;
+
 struct SamplerOptions {
   float temperature = 0.8f;  // >= 0; 0 is greedy
   int top_k = 40;            // 0: off
@@ -36,13 +38,22 @@ class Sampler {
   explicit Sampler(SamplerOptions options);
   // logits: [vocab]; -infinity marks a banned token. NaN logits are an Error (device): the model is
   // broken, not the sampler.
-  std::int32_t sample(std::span<const float> logits);
+  //
+  // With a constraint, only a token it allows: the draw is made as without one, and where it is not
+  // allowed, made again from the allowed tokens alone (two numbers of the generator instead of
+  // one). Greedily that is the best allowed token. With top-k, top-p and min-p off it is exactly
+  // the distribution of the allowed tokens (a refused draw shares its probability out among them);
+  // with them, allowed tokens that are among the likeliest of all keep the probability they have
+  // there, and what refused ones had goes to the likeliest of the allowed. Throws bad_request where
+  // none is left.
+  std::int32_t sample(std::span<const float> logits, const TokenConstraint* constraint = nullptr);
   void accept(std::int32_t token);  // prompt and generated tokens, for the penalties
   void reset_history();
 
  private:
   void apply_bias_and_penalties();
   void select_candidates();
+  std::int32_t choose();
   std::int32_t draw();
   std::uint64_t next_random();
 

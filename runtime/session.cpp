@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <optional>
 
 #include "kernels/error.h"
 
@@ -76,79 +75,32 @@ std::int64_t Session::shared_prefix(std::span<const TokenId> tokens) const noexc
   return static_cast<std::int64_t>(common);
 }
 
-const char* to_string(FinishReason reason) noexcept {
-  switch (reason) {
-    case FinishReason::stop:
-      return "stop";
-    case FinishReason::length:
-      return "length";
-    case FinishReason::context:
-      return "context";
-    case FinishReason::cancelled:
-      return "cancelled";
-  }
-  return "";
-}
-
 GenerateResult generate(Session& session, const Tokenizer* tokenizer,
                         std::span<const TokenId> prompt, const GenerateOptions& options,
                         const GenerateCallbacks& callbacks) {
   GenerateResult result;
-  Sampler sampler(options.sampler);
-  for (const TokenId token : prompt) sampler.accept(token);
-  std::optional<StreamDecoder> decoder;
-  if (tokenizer != nullptr) decoder.emplace(*tokenizer);
-  StopMatcher stops(options.stops);
-  const auto emit = [&](const std::string& text) {
-    if (text.empty()) return;
-    result.text += text;
-    if (callbacks.on_text) callbacks.on_text(text);
-  };
-  const auto ends = [&](TokenId token) {
-    return tokenizer != nullptr && !options.ignore_eos &&
-           std::ranges::count(tokenizer->end_of_generation, token) != 0;
-  };
-
+  Generation generation({{prompt.begin(), prompt.end()}, options, {}, false}, tokenizer);
   const auto start = std::chrono::steady_clock::now();
   result.reused_tokens = session.shared_prefix(prompt);
   std::span<const float> logits = session.set(prompt, callbacks.should_stop);
   result.prompt_tokens = static_cast<std::int64_t>(prompt.size());
   result.prompt_seconds = seconds_since(start);
   const auto generate_start = std::chrono::steady_clock::now();
-  while (true) {
-    if (static_cast<std::int64_t>(result.tokens.size()) >= options.max_tokens) {
-      result.finish = FinishReason::length;
-      break;
-    }
-    const TokenId token = sampler.sample(logits);
-    if (ends(token)) break;
-    sampler.accept(token);
-    result.tokens.push_back(token);
-    if (decoder) {
-      const StopMatcher::Result safe = stops.push(decoder->push(token));
-      emit(safe.text);
-      if (safe.stopped) {
-        result.generate_seconds = seconds_since(generate_start);
-        return result;
-      }
-    }
+  const auto take = [&](const GenerationEvent& event) {
+    result.text += event.text;
+    if (!event.text.empty() && callbacks.on_text) callbacks.on_text(event.text);
+    if (event.finish) result.finish = *event.finish;
+    return event.finish.has_value();
+  };
+  while (!take(generation.next(logits, session.room() > 0))) {
     if (callbacks.should_stop && callbacks.should_stop()) {
-      result.finish = FinishReason::cancelled;
+      take(generation.end(FinishReason::cancelled));
       break;
     }
-    if (session.room() == 0) {
-      result.finish = FinishReason::context;
-      break;
-    }
-    if (static_cast<std::int64_t>(result.tokens.size()) < options.max_tokens) {
-      logits = session.append({&token, 1});
-    }
+    logits = session.append({&generation.tokens().back(), 1});
   }
-  if (decoder) {
-    const StopMatcher::Result last = stops.push(decoder->finish());
-    emit(last.text);
-    if (!last.stopped) emit(stops.finish());
-  }
+  result.tokens.assign(generation.tokens().begin() + static_cast<std::ptrdiff_t>(prompt.size()),
+                       generation.tokens().end());
   result.generate_seconds = seconds_since(generate_start);
   return result;
 }

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "runtime/generation.h"
 #include "runtime/model.h"
-#include "runtime/sampler.h"
 #include "runtime/tokenizer.h"
 
 namespace tenfold {
@@ -48,16 +48,6 @@ class Session {
   std::vector<TokenId> tokens_;
 };
 
-struct GenerateOptions {
-  SamplerOptions sampler;
-  std::int64_t max_tokens = 128;
-  std::vector<std::string> stops;
-  bool ignore_eos = false;
-};
-
-enum class FinishReason { stop, length, context, cancelled };
-const char* to_string(FinishReason reason) noexcept;
-
 struct GenerateResult {
   std::string text;             // empty without a tokenizer
   std::vector<TokenId> tokens;  // the end-of-generation token not included
@@ -72,7 +62,9 @@ struct GenerateCallbacks {
 };
 
 // prompt: everything the session shall hold before the first new token. tokenizer may be null
-// (ids only). Ends at an end-of-generation token, a stop string, max_tokens or a full context.
+// (ids only, no grammar). Ends at an end-of-generation token, a stop string, where the grammar's
+// text is complete and cannot go on (all of these are FinishReason::stop), at max_tokens or a full
+// context; after the latter two a text may be an incomplete one of the grammar.
 GenerateResult generate(Session& session, const Tokenizer* tokenizer,
                         std::span<const TokenId> prompt, const GenerateOptions& options,
                         const GenerateCallbacks& callbacks);

@@ -9,11 +9,15 @@
 #include <random>
 
 #include "kernels/error.h"
+#include "runtime/grammar/gbnf.h"
+#include "runtime/grammar/json_schema.h"
+#include "tools/io.h"
 
 namespace tenfold {
 namespace {
 
 constexpr int kMaxThreads = 1024;
+constexpr const char* kSampling = "Sampling";  // the group of options
 
 KvType parse_kv(const std::string& name) {
   if (name == "f16") return KvType::f16;
@@ -46,6 +50,17 @@ std::pair<std::int32_t, float> parse_bias(const std::string& text) {
   }
   throw_error(ErrorCode::bad_request,
               "--logit-bias must be ID=BIAS, a token id and a number, found {}", text);
+}
+
+// The grammar that a file says, with the file's name before what is wrong with it.
+std::shared_ptr<const Grammar> read_grammar(const std::string& path, bool is_schema) {
+  const std::string text = read_text(path);
+  try {
+    return is_schema ? json_schema_grammar(parse_json_schema(text, path)) : parse_gbnf(text);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::bad_request) throw;
+    throw_file_error(path, "{}", error.what());
+  }
 }
 
 }  // namespace
@@ -132,6 +147,8 @@ GenerateOptions SamplingOptions::resolve() const {
     if (stop.empty()) throw_error(ErrorCode::bad_request, "--stop must not be empty");
   }
   validate(result.sampler, std::numeric_limits<std::int32_t>::max());
+  if (!grammar_file.empty()) result.grammar = read_grammar(grammar_file, false);
+  if (!schema_file.empty()) result.grammar = read_grammar(schema_file, true);
   if (seed) {
     result.sampler.seed = *seed;
   } else {
@@ -141,11 +158,9 @@ GenerateOptions SamplingOptions::resolve() const {
   return result;
 }
 
-void add_sampling_options(CLI::App& app, SamplingOptions& options) {
-  constexpr const char* kGroup = "Sampling";
-  SamplerOptions& s = options.generate.sampler;
+void add_sampler_options(CLI::App& app, SamplerOptions& s) {
   const auto add = [&](const char* name, auto& value, const char* help) {
-    app.add_option(name, value, help)->type_name("X")->group(kGroup)->capture_default_str();
+    app.add_option(name, value, help)->type_name("X")->group(kSampling)->capture_default_str();
   };
   add("--temp", s.temperature, "temperature; 0 is greedy");
   add("--top-k", s.top_k, "keep the K likeliest tokens; 0: off");
@@ -154,18 +169,30 @@ void add_sampling_options(CLI::App& app, SamplingOptions& options) {
   add("--repeat-penalty", s.repeat_penalty, "divide the logits of recent tokens; 1: off");
   add("--presence-penalty", s.presence_penalty, "subtract from tokens seen, -2 ... 2");
   add("--frequency-penalty", s.frequency_penalty, "subtract for each time seen, -2 ... 2");
+}
+
+void add_sampling_options(CLI::App& app, SamplingOptions& options) {
+  add_sampler_options(app, options.generate.sampler);
   app.add_option("--logit-bias", options.logit_bias, "add B to the logit of token ID; repeatable")
       ->type_name("ID=B")
       ->allow_extra_args(false)
-      ->group(kGroup);
+      ->group(kSampling);
   app.add_option("--seed", options.seed, "same seed, same text; default: a new one each run")
       ->check(in_range(0, std::numeric_limits<std::int64_t>::max()))
       ->type_name("N")
-      ->group(kGroup);
+      ->group(kSampling);
+  CLI::Option* grammar =
+      app.add_option("--grammar", options.grammar_file, "only texts of this GBNF grammar")
+          ->type_name("FILE")
+          ->group(kSampling);
+  app.add_option("--json-schema", options.schema_file, "only JSON that this schema allows")
+      ->type_name("FILE")
+      ->group(kSampling)
+      ->excludes(grammar);
   app.add_option("--stop", options.generate.stops, "end before this text; repeatable")
       ->type_name("TEXT")
       ->allow_extra_args(false)
-      ->group(kGroup);
+      ->group(kSampling);
 }
 
 }  // namespace tenfold

@@ -55,10 +55,14 @@ struct SamplingOptions {
   GenerateOptions generate;
   std::optional<std::uint64_t> seed;  // absent: a new one each run
   std::vector<std::string> logit_bias;
+  std::string grammar_file, schema_file;
 
-  // After parsing: the options with biases read, ranges checked and a seed chosen.
+  // After parsing: the options with biases read, ranges checked, the grammar's file read and a seed
+  // chosen.
   GenerateOptions resolve() const;
 };
+// How tokens are drawn; and with what else decides a text.
+void add_sampler_options(CLI::App& app, SamplerOptions& options);
 void add_sampling_options(CLI::App& app, SamplingOptions& options);
 
 Command add_chat(CLI::App& app);
@@ -73,5 +77,6 @@ Command add_quantize(CLI::App& app);
 Command add_eval(CLI::App& app);
 Command add_bench(CLI::App& app);
 Command add_devices(CLI::App& app);
+Command add_serve(CLI::App& app);
 
 }  // namespace tenfold

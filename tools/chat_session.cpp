@@ -34,6 +34,9 @@ ChatSession::ChatSession(const LoadedModel& loaded, GenerateOptions generation,
       generation_(std::move(generation)),
       session_(*loaded.model, *loaded.ws, context, kv) {
   if (!own_template_) generation_.stops.emplace_back(kPlainStop);
+  if (generation_.grammar != nullptr) {
+    generation_.pieces = std::make_shared<const VocabularyPieces>(*tokenizer_);
+  }
 }
 
 std::size_t ChatSession::first_turn() const noexcept {

@@ -103,6 +103,43 @@ TEST(Generate, ReadsThePromptFromStandardInput) {
   EXPECT_EQ(run({"-f", "-"}, {.input = "abc"}), run({"-p", "abc"}, {}));
 }
 
+TEST(Generate, KeepsToAJsonSchemaOrAGrammar) {
+  const ScratchFolder folder;
+  const auto model = tiny_model(folder);
+  const auto schema = folder.write("schema.json", R"({"type": "object", "properties": {
+      "name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "minimum": 0, "maximum": 99}},
+      "required": ["name", "age"]})");
+  const auto command = [&](const char* option, const std::string& file, const std::string& seed) {
+    return std::vector<std::string>{"generate", "--quiet", "-m",     model, "-p",   "abc",
+                                    "-n",       "120",     "--seed", seed,  option, file};
+  };
+  for (const char* seed : {"1", "2", "3"}) {
+    const json value = json::parse(run_ok(command("--json-schema", schema, seed)));
+    EXPECT_TRUE(value["name"].is_string());
+    EXPECT_LE(value["age"].get<int>(), 99);
+  }
+  const auto grammar = folder.write("yes.gbnf", "root ::= \"yes\" | \"no\"\n");
+  const std::string answer = run_ok(command("--grammar", grammar, "1"));
+  EXPECT_TRUE(answer == "yes\n" || answer == "no\n") << answer;
+
+  const auto refused = [&](const std::vector<std::string>& arguments, int exit_code) {
+    const ProcessResult result = run_tenfold(arguments);
+    EXPECT_EQ(result.exit_code, exit_code);
+    EXPECT_EQ(result.out, "");
+    return result.err;
+  };
+  const auto bad = folder.write("bad.json", R"({"type": "array", "uniqueItems": true})");
+  EXPECT_EQ(refused(command("--json-schema", bad, "1"), 3),
+            "tenfold: " + bad.string() +
+                ": JSON schema, \"#\": the keyword \"uniqueItems\" is not supported\n");
+  EXPECT_THAT(refused(command("--grammar", bad, "1"), 3),
+              HasSubstr(bad.string() + ": grammar, line 1: expected the name of a rule, found {"));
+  EXPECT_THAT(refused(command("--grammar", folder / "none.gbnf", "1"), 3), HasSubstr("none.gbnf"));
+  std::vector<std::string> both = command("--grammar", grammar, "1");
+  both.insert(both.end(), {"--json-schema", schema});
+  EXPECT_THAT(refused(both, 2), HasSubstr("--json-schema"));
+}
+
 TEST(Tokenize, ThereAndBackWithoutWeights) {
   const ScratchFolder folder;
   const auto model = tiny_model(folder);
