@@ -148,6 +148,9 @@ template <typename F, int T>
   }
   unroll<T>([&](auto t) __attribute__((always_inline)) { clear(dots[decltype(t)::value]); });
   for (int b = 0; b < extent.blocks; ++b) {
+    unroll<F::bits>([&](auto k) __attribute__((always_inline)) {
+      __builtin_prefetch(lines + kAheadBytes + decltype(k)::value * kLineBytes);
+    });
     unroll<8>([&](auto k) __attribute__((always_inline)) {
       const Line codes = codes_at<F, decltype(k)::value>(lines);
       unroll<T>([&](auto t) __attribute__((always_inline)) {
