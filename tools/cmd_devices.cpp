@@ -1,27 +1,11 @@
-#include <fstream>
-#include <sstream>
-
 #include "kernels/cpu/isa.h"
 #include "kernels/thread_pool.h"
 #include "tools/args.h"
 #include "tools/io.h"
+#include "tools/memory.h"
 
 namespace tenfold {
 namespace {
-
-// A line of /proc/meminfo ("MemTotal: 16 kB") in bytes; 0 where it is missing.
-std::uint64_t memory_field(const std::string& name) {
-  std::ifstream file("/proc/meminfo");
-  std::string line;
-  while (std::getline(file, line)) {
-    if (line.rfind(name + ":", 0) != 0) continue;
-    std::istringstream fields(line.substr(name.size() + 1));
-    std::uint64_t kib = 0;
-    fields >> kib;
-    return kib * 1024;
-  }
-  return 0;
-}
 
 std::string features_text() {
   const CpuFeatures f = detect_cpu();

@@ -2,9 +2,10 @@
 # working folder is the repository.
 
 build_packages="g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libcli11-dev
-  libsentencepiece-dev libpcre2-dev libedit-dev"
+  libsentencepiece-dev libpcre2-dev libedit-dev libcpp-httplib-dev libssl-dev"
 model_packages="ca-certificates python3 python3-pip"
-test_packages="libgtest-dev libgmock-dev libbenchmark-dev libsimde-dev"
+test_packages="libgtest-dev libgmock-dev libbenchmark-dev libsimde-dev python3-venv chromium"
+client_packages="openai==3.57.0 playwright==1.65.2" # from PyPI, for the tests of the server
 lint_packages="clang-format-14 clang-tidy-14"
 
 smollm2_name=SmolLM2-135M-Instruct.Q4_1.gguf
@@ -48,6 +49,18 @@ smollm2_file() { printf '%s\n' "${XDG_CACHE_HOME:-$HOME/.cache}/tenfold/$smollm2
 
 smollm2_is_good() { # file
   [ -f "$1" ] && [ "$(stat -c %s "$1")" = "$smollm2_bytes" ]
+}
+
+# The virtual environment with what tests ask the server with; kept while the versions are right.
+client_venv() {
+  local folder=build/venv
+  [ "$(cat $folder/packages 2> /dev/null)" = "$client_packages" ] && return 0
+  say "Installing $client_packages"
+  rm -rf $folder
+  # shellcheck disable=SC2086
+  python3 -m venv $folder &&
+    $folder/bin/pip install --quiet --disable-pip-version-check $client_packages >&2 &&
+    printf '%s\n' "$client_packages" > $folder/packages || { rm -rf $folder; return 1; }
 }
 
 # Prints the path of SmolLM2-135M-Instruct, after downloading it where it is not in the cache

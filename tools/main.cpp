@@ -51,10 +51,10 @@ int parse_and_run(int argc, char** argv) {
   CLI::App app("Tenfold runs large language models on the CPU.", "tenfold");
   app.set_version_flag("--version", kVersion);
   app.footer("Example:\n  tenfold chat -m MODEL\nEvery command has its own --help.");
-  const std::vector<Command> commands = {add_chat(app),     add_generate(app), add_quantize(app),
-                                         add_eval(app),     add_bench(app),    add_inspect(app),
-                                         add_convert(app),  add_export(app),   add_report(app),
-                                         add_tokenize(app), add_logits(app),   add_devices(app)};
+  const std::vector<Command> commands = {
+      add_chat(app),     add_generate(app), add_serve(app),   add_quantize(app), add_eval(app),
+      add_bench(app),    add_inspect(app),  add_convert(app), add_export(app),   add_report(app),
+      add_tokenize(app), add_logits(app),   add_devices(app)};
   app.require_subcommand(1);
   std::string names;
   for (const Command& command : commands) {
