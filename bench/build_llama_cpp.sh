@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 . tools/lib.sh
 
 folder=${XDG_CACHE_HOME:-$HOME/.cache}/tenfold/llama.cpp-$llama_cpp_version
-programs=(llama-bench llama-imatrix llama-quantize llama-perplexity)
+programs=(llama-bench llama-imatrix llama-quantize llama-perplexity llama-server)
 
 fetch() {
   local work
@@ -39,7 +39,7 @@ build() { # native or avx2
   say "Building llama.cpp, $1 (some minutes)"
   cmake -S "$folder/source" -B "$folder/$1" -G Ninja -DCMAKE_BUILD_TYPE=Release \
     -DGGML_OPENMP=ON -DBUILD_SHARED_LIBS=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF \
-    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF \
+    -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=ON -DLLAMA_USE_PREBUILT_UI=OFF \
     "${flags[@]}" > "$folder/$1.log" 2>&1 &&
     cmake --build "$folder/$1" --target "${programs[@]}" >> "$folder/$1.log" 2>&1 ||
     { tail -20 "$folder/$1.log" >&2; exit 1; }
