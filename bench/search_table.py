@@ -28,7 +28,8 @@ STARTS = {
     "AWQ": ["--method", "awq", *WEIGHTED],
     "OmniQuant": ["--method", "omniquant", *WEIGHTED],
     "GPTQ": ["--method", "gptq", *WEIGHTED],
-    "GPTQ aimed + tune": ["--passes", "gptq,tune", "--fias", "target", *WEIGHTED, "--epochs", "3"],
+    "GPTQ aimed + tune + codes": ["--passes", "gptq,tune", "--fias", "target", *WEIGHTED,
+                                  "--epochs", "3", "--learn-codes", "all"],
 }
 G128 = ["--bits", "2", "--group", "128"]
 TEACHER = ["--target", "teacher"]
@@ -39,6 +40,8 @@ SUITES = {
     "starts": {name: (G128 + flags, TEACHER) for name, flags in STARTS.items()},
     "paper": {f"{name}, the paper's moves": (G128 + STARTS[name], PAPER)
               for name in ("RTN min-max", "AWQ")},
+    "long": {f"{name}, 128 sequences": (G128 + STARTS[name], [*TEACHER, "--calib-seqs", "128"])
+             for name in ("RTN min-max", "AWQ")},
     "moves": {name: (G128 + MINMAX, flags) for name, flags in {
         "permutation": ["--moves", "perm"],
         "scale": ["--moves", "scale"],
@@ -63,7 +66,7 @@ SUITES = {
                for name in ("RTN min-max", "AWQ", "GPTQ")},
     "smollm2": {name: (["--bits", "2", "--group", "64", *flags], TEACHER) for name, flags in {
         "GPTQ": STARTS["GPTQ"],
-        "GPTQ aimed + tune": STARTS["GPTQ aimed + tune"]}.items()},
+        "GPTQ aimed + tune + codes": STARTS["GPTQ aimed + tune + codes"]}.items()},
 }
 
 
