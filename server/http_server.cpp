@@ -257,7 +257,8 @@ struct HttpServer::Impl : httplib::Server {
   static void linger(socket_t socket, int patience_ms) {
     ::shutdown(socket, SHUT_WR);
     std::array<char, 16384> bytes;
-    for (int i = 0; i < 1024; ++i) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(2);
+    while (std::chrono::steady_clock::now() < end) {
       pollfd entry{socket, POLLIN, 0};
       if (poll(&entry, 1, patience_ms) <= 0) return;
       if (recv(socket, bytes.data(), bytes.size(), MSG_DONTWAIT) <= 0) return;
