@@ -602,7 +602,13 @@ TEST_F(ServiceTest, ModelsHealthAndMetrics) {
   EXPECT_EQ(get("/v1/models/tiny").status, 200);
   EXPECT_EQ(get("/v1/models/none").status, 404);
   ask("/v1/completions", {{"prompt", "abc"}, {"max_tokens", 5}, {"ignore_eos", true}});
-  const std::string text = get("/metrics").body;
+  // The answer is there a moment before the step that ended it is counted.
+  std::string text;
+  for (int tries = 0; tries < 400; ++tries) {
+    text = get("/metrics").body;
+    if (text.find("tenfold_generations_running 0\n") != std::string::npos) break;
+    std::this_thread::sleep_for(5ms);
+  }
   EXPECT_NE(text.find("tenfold_generated_tokens_total 5\n"), std::string::npos) << text;
   EXPECT_NE(text.find("tenfold_requests_total{route=\"/v1/completions\",status=\"200\"} 1\n"),
             std::string::npos)
