@@ -63,6 +63,17 @@ ChatTemplate::~ChatTemplate() = default;
 ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;
 ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
 
+std::vector<TokenId> encode_chat(const Tokenizer& tokenizer, std::string_view text) {
+  const std::string bos = special_text(tokenizer, tokenizer.bos);
+  EncodeOptions options;
+  options.add_bos = tokenizer.adds_bos && (bos.empty() || text.rfind(bos, 0) != 0);
+  return tokenizer.encode(text, options);
+}
+
+std::string special_text(const Tokenizer& tokenizer, std::optional<TokenId> id) {
+  return id ? tokenizer.piece(*id, true) : std::string();
+}
+
 std::string ChatTemplate::render(const nlohmann::json& variables) const {
   return render_with(program_->block, variables);
 }

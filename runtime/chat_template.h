@@ -9,6 +9,9 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
+
+#include "runtime/tokenizer.h"
 
 namespace tenfold {
 
@@ -43,5 +46,13 @@ inline constexpr std::string_view kPlainChatTemplate =
     "{% elif message['role'] == 'user' %}User: {{ message['content'] }}\n"
     "{% else %}Assistant: {{ message['content'] }}\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}";
+
+// Without a template of its own a model writes on as the user: this ends the answer.
+inline constexpr std::string_view kPlainChatStop = "\nUser:";
+
+// A rendered chat as tokens: BOS comes first by the model's rule, unless the template has put it.
+std::vector<TokenId> encode_chat(const Tokenizer& tokenizer, std::string_view text);
+// "<s>"; empty where the model has no such token.
+std::string special_text(const Tokenizer& tokenizer, std::optional<TokenId> id);
 
 }  // namespace tenfold

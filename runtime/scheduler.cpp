@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels/error.h"
+#include "runtime/context.h"
 
 namespace tenfold {
 namespace {
@@ -25,15 +26,6 @@ std::int64_t size_of(const std::vector<TokenId>& tokens) {
 std::int64_t common_prefix(const std::vector<TokenId>& a, const std::vector<TokenId>& b) {
   const auto ends = std::mismatch(a.begin(), a.end(), b.begin(), b.end());
   return ends.first - a.begin();
-}
-
-std::int64_t checked_context(const Model& model, std::int64_t context) {
-  const std::int64_t most = model.info().max_context;
-  if (context < 0 || context > most) {
-    throw_error(ErrorCode::bad_request, "a context of {} tokens is out of range: the model has {}",
-                context, most);
-  }
-  return context == 0 ? most : context;
 }
 
 std::int64_t checked_room(const SchedulerOptions& options, std::int64_t context) {
@@ -84,7 +76,7 @@ Scheduler::Scheduler(const Model& model, Workspace& ws, const Tokenizer& tokeniz
       ws_(ws),
       tokenizer_(tokenizer),
       options_(options),
-      context_(checked_context(model, options.context)),
+      context_(checked_context(model.info(), options.context)),
       pieces_(std::make_shared<const VocabularyPieces>(tokenizer)),
       kv_(kv_shape(model.info(), options.kv), checked_room(options, context_),
           options.parallel + static_cast<std::int32_t>(kMostCached)) {
@@ -148,6 +140,13 @@ bool Scheduler::step() {
   return true;
 }
 
+template <typename End>
+void Scheduler::for_all(const End& end) {
+  for (const auto& sequence : running_) end(*sequence);
+  for (const auto& sequence : waiting_) end(*sequence);
+  sweep();
+}
+
 void Scheduler::drop_cancelled() {
   const auto cancelled = [](const Sequence& s) {
     return s.client.is_cancelled && s.client.is_cancelled();
@@ -158,9 +157,7 @@ void Scheduler::drop_cancelled() {
     event.finish = FinishReason::cancelled;
     finish(sequence, std::move(event));
   };
-  for (const auto& sequence : running_) end(*sequence);
-  for (const auto& sequence : waiting_) end(*sequence);
-  sweep();
+  for_all(end);
 }
 
 void Scheduler::sweep() {
@@ -477,13 +474,6 @@ void Scheduler::finish_embedding(Sequence& sequence) {
   }
   event.finish = FinishReason::stop;
   finish(sequence, std::move(event));
-}
-
-template <typename End>
-void Scheduler::for_all(const End& end) {
-  for (const auto& sequence : running_) end(*sequence);
-  for (const auto& sequence : waiting_) end(*sequence);
-  sweep();
 }
 
 void Scheduler::end_all(FinishReason reason) {

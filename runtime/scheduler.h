@@ -69,6 +69,7 @@ class Scheduler {
 
   SchedulerStats stats() const;
   std::int64_t context() const noexcept { return context_; }
+  const VocabularyPieces& pieces() const noexcept { return *pieces_; }
 
  private:
   struct Sequence;

@@ -4,19 +4,10 @@
 #include <chrono>
 
 #include "kernels/error.h"
+#include "runtime/context.h"
 
 namespace tenfold {
 namespace {
-
-std::int64_t checked_context(const Model& model, std::int64_t context) {
-  const std::int64_t most = model.info().max_context;
-  if (context == 0) return most;
-  if (context < 1 || context > most) {
-    throw_error(ErrorCode::bad_request, "a context of {} tokens is out of range: the model has {}",
-                context, most);
-  }
-  return context;
-}
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -27,7 +18,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 Session::Session(const Model& model, Workspace& ws, std::int64_t context, KvType kv)
     : model_(&model),
       ws_(&ws),
-      context_(checked_context(model, context)),
+      context_(checked_context(model.info(), context)),
       kv_(kv_shape(model.info(), kv), context_) {}
 
 std::span<const float> Session::append(std::span<const TokenId> tokens,

@@ -73,6 +73,7 @@ class Engine {
   std::size_t room() const noexcept { return room_; }  // and that there may be at most
   EngineStats stats() const;
   std::int64_t context() const noexcept { return scheduler_.context(); }
+  std::size_t longest_token() const noexcept { return scheduler_.pieces().max_depth(); }  // bytes
 
  private:
   struct Work {

@@ -18,9 +18,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr auto kGlance = 50ms;                      // how often a wait looks for a client that left
-constexpr auto kPing = 15s;                         // of silence on a stream
-constexpr std::string_view kPlainStop = "\nUser:";  // ends an answer of a model without a template
+constexpr auto kGlance = 50ms;  // how often a wait looks for a client that left
+constexpr auto kPing = 15s;     // of silence on a stream
 
 HttpReply json_reply(const Json& json, int status = 200) {
   HttpReply reply;
@@ -86,8 +85,7 @@ struct Service::Loaded {
         chat_template(own_template ? std::string_view(m.tokenizer->chat_template)
                                    : kPlainChatTemplate),
         style(tool_style(m.tokenizer->chat_template)),
-        most_text_bytes(static_cast<std::size_t>(m.engine->context()) *
-                        VocabularyPieces(*m.tokenizer).max_depth()),
+        most_text_bytes(static_cast<std::size_t>(m.engine->context()) * m.engine->longest_token()),
         created(seconds_now()) {}
 
   ServedModel model;
@@ -150,7 +148,8 @@ std::optional<std::string> Service::Exchange::next() {
   return out;
 }
 
-Service::Service(ServiceOptions options) : options_(std::move(options)) {}
+Service::Service(ServiceOptions options)
+    : options_(std::move(options)), page_policy_(chat_page_policy()) {}
 
 void Service::set_model(const ServedModel& model) {
   loaded_ = std::make_shared<Loaded>(model);
@@ -238,7 +237,7 @@ HttpReply Service::route(const HttpRequest& request) {
     HttpReply reply;
     reply.type = "text/html; charset=utf-8";
     reply.body = chat_page();
-    reply.headers = {{"Content-Security-Policy", chat_page_policy()},
+    reply.headers = {{"Content-Security-Policy", page_policy_},
                      {"Referrer-Policy", "no-referrer"},
                      {"Cache-Control", "no-cache"}};
     return reply;
@@ -339,17 +338,14 @@ std::vector<TokenId> Service::chat_tokens(const Json& messages, const Tools& too
   const std::string text =
       chat_prompt(messages, tools, m.style, kwargs, m.chat_template, tokenizer);
   check_text(text.size(), m.most_text_bytes, "messages");
-  const std::string bos = tokenizer.bos ? tokenizer.piece(*tokenizer.bos, true) : "";
-  EncodeOptions options;
-  options.add_bos = tokenizer.adds_bos && (bos.empty() || text.rfind(bos, 0) != 0);
-  return tokenizer.encode(text, options);
+  return encode_chat(tokenizer, text);
 }
 
 HttpReply Service::chat(const HttpRequest& request) {
   const Loaded& m = loaded();
   ChatRequest chat = read_chat(parse_body(request.body), limits());
   check_model(chat.common.model);
-  if (!m.own_template) chat.common.generate.stops.emplace_back(kPlainStop);
+  if (!m.own_template) chat.common.generate.stops.emplace_back(kPlainChatStop);
   chat.common.generate.grammar =
       chat.tools.active() ? tools_grammar(chat.tools, m.style) : chat.grammar;
   const std::vector<TokenId> prompt = chat_tokens(chat.messages, chat.tools, chat.template_kwargs);
@@ -386,7 +382,7 @@ HttpReply Service::responses(const HttpRequest& request) {
   const Loaded& m = loaded();
   ResponsesRequest wanted = read_responses(parse_body(request.body), limits());
   check_model(wanted.common.model);
-  if (!m.own_template) wanted.common.generate.stops.emplace_back(kPlainStop);
+  if (!m.own_template) wanted.common.generate.stops.emplace_back(kPlainChatStop);
   wanted.common.generate.grammar = wanted.grammar;
   std::vector<GenerationRequest> work;
   work.push_back(generation(wanted.common, chat_tokens(wanted.messages, {}, {}), 0, "input"));

@@ -74,6 +74,7 @@ class Service {
   std::atomic<bool> ready_ = false, draining_ = false;
   RequestCounts counts_;
   std::function<std::size_t()> connections_;
+  std::string page_policy_;
 };
 
 }  // namespace tenfold

@@ -9,12 +9,6 @@ namespace tenfold {
 namespace {
 
 constexpr std::int64_t kAnswerRoom = 512;  // tokens kept free for an answer, where possible
-// Without a template of its own a model writes on as the user: this ends the answer.
-constexpr const char* kPlainStop = "\nUser:";
-
-std::string token_text(const Tokenizer& tokenizer, std::optional<TokenId> id) {
-  return id ? tokenizer.piece(*id, true) : std::string();
-}
 
 std::string_view template_source(const Tokenizer& tokenizer) {
   return tokenizer.chat_template.empty() ? kPlainChatTemplate
@@ -29,11 +23,11 @@ ChatSession::ChatSession(const LoadedModel& loaded, GenerateOptions generation,
       tokenizer_(loaded.tokenizer.get()),
       own_template_(!tokenizer_->chat_template.empty()),
       template_(template_source(*tokenizer_)),
-      bos_(token_text(*tokenizer_, tokenizer_->bos)),
-      eos_(token_text(*tokenizer_, tokenizer_->eos)),
+      bos_(special_text(*tokenizer_, tokenizer_->bos)),
+      eos_(special_text(*tokenizer_, tokenizer_->eos)),
       generation_(std::move(generation)),
       session_(*loaded.model, *loaded.ws, context, kv) {
-  if (!own_template_) generation_.stops.emplace_back(kPlainStop);
+  if (!own_template_) generation_.stops.emplace_back(kPlainChatStop);
   if (generation_.grammar != nullptr) {
     generation_.pieces = std::make_shared<const VocabularyPieces>(*tokenizer_);
   }
@@ -48,9 +42,7 @@ std::vector<TokenId> ChatSession::encode(std::size_t left_out) const {
   const auto begin = shown.begin() + static_cast<std::ptrdiff_t>(first_turn());
   shown.erase(begin, begin + static_cast<std::ptrdiff_t>(left_out));
   const std::string text = template_.render(shown, true, bos_, eos_);
-  EncodeOptions options;
-  options.add_bos = tokenizer_->adds_bos && (bos_.empty() || text.rfind(bos_, 0) != 0);
-  return tokenizer_->encode(text, options);
+  return encode_chat(*tokenizer_, text);
 }
 
 bool ChatSession::leave_out_oldest() noexcept {

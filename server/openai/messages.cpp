@@ -130,9 +130,6 @@ Json read_messages(const Json& messages, const std::string& where) {
 std::string chat_prompt(const Json& messages, const Tools& tools, const ToolStyle& style,
                         const Json& kwargs, const ChatTemplate& chat_template,
                         const Tokenizer& tokenizer) {
-  const auto special = [&](const std::optional<TokenId>& id) {
-    return id ? tokenizer.piece(*id, true) : std::string();
-  };
   Json shown =
       style.in_template ? with_call_objects(messages) : without_tool_turns(messages, tools, style);
   std::string begun;  // an answer that is to be continued
@@ -145,8 +142,8 @@ std::string chat_prompt(const Json& messages, const Tools& tools, const ToolStyl
   variables["messages"] = std::move(shown);
   if (style.in_template && tools.active()) variables["tools"] = tools.list;
   variables["add_generation_prompt"] = true;
-  variables["bos_token"] = special(tokenizer.bos);
-  variables["eos_token"] = special(tokenizer.eos);
+  variables["bos_token"] = special_text(tokenizer, tokenizer.bos);
+  variables["eos_token"] = special_text(tokenizer, tokenizer.eos);
   try {
     return chat_template.render(variables) + begun;
   } catch (const Error& error) {
