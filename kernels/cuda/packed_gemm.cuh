@@ -64,7 +64,9 @@ __device__ __forceinline__ void add_half(const Segment<F, block, min_kind>& w, c
   constexpr int kBlocks = 128 / block;
   constexpr int kSteps = block / 32;
   unsigned a[4][4];
-  unroll<4>([&](auto j) { w.template operand<4 * h + decltype(j)::value>(a[decltype(j)::value]); });
+  unroll<4>([&](auto j) {
+    w.template operand<4 * h + decltype(j)::value, false>(a[decltype(j)::value]);
+  });
   float2 s[kBlocks], m[kBlocks];
   unroll<kBlocks>([&](auto b) {
     constexpr int i = decltype(b)::value;
@@ -92,10 +94,10 @@ __device__ __forceinline__ void add_half(const Segment<F, block, min_kind>& w, c
       const uint4 f =
           *reinterpret_cast<const uint4*>(factors + (i * Input::kTokens + n * kTile) * 8);
       const unsigned first[2] = {f.x, f.y}, second[2] = {f.z, f.w};
-      add_block(s[i].x, m[i].x, first, c[0], acc[n][0]);
-      add_block(s[i].x, m[i].x, second, c[1], acc[n][1]);
-      add_block(s[i].y, m[i].y, first, c[2], acc[n][2]);
-      add_block(s[i].y, m[i].y, second, c[3], acc[n][3]);
+      add_block(s[i].x, m[i].x, first, dot_of(c[0]), acc[n][0]);
+      add_block(s[i].x, m[i].x, second, dot_of(c[1]), acc[n][1]);
+      add_block(s[i].y, m[i].y, first, dot_of(c[2]), acc[n][2]);
+      add_block(s[i].y, m[i].y, second, dot_of(c[3]), acc[n][3]);
     }
   }
 }
@@ -208,7 +210,8 @@ __global__ void __launch_bounds__(kGemmThreads<n_tiles>) packed_gemm(BandProduct
         a.band.row_factors == nullptr
             ? at + F::bits * 512
             : a.band.row_factors + std::int64_t{panel} * factor_bytes(block, min_kind);
-    Segment::copy(at, factors, weight_ring + stage * Segment::kStageBytes, lane);
+    Segment::copy(typename Segment::Place(at, factors, lane),
+                  weight_ring + stage * Segment::kStageBytes, lane);
   };
   const auto copy_next = [&] {
     if (next_segment < end) {
