@@ -48,11 +48,11 @@ struct DecodeInput {
     }
   };
 
-  // column: the lane's is that of a token that there is.
-  __device__ __forceinline__ void load(const Place& at, bool column, bool second_column) {
+  // planes: how many a token must have for the lane to have a column: 1 or 2, 3 for none.
+  __device__ __forceinline__ void load(const Place& at, int planes) {
     const unsigned flags = *reinterpret_cast<const unsigned*>(at.second);
     second = __any_sync(~0u, flags != 0);  // all lanes have the same: the compiler sees it now
-    if (column && (second || !second_column)) {
+    if (planes <= (second ? 2 : 1)) {
       load_dwords<8>(at.codes, codes[0]);
       load_dwords<8>(at.codes + 128, codes[1]);
     }
@@ -159,7 +159,7 @@ struct DecodeAhead {
         run(run_segments),
         in_run(run_segments),
         panels(run_segments > 0 ? panels_left : 0) {
-    asm volatile("" : "+r"(factor_step));  // kept, not found anew for each segment
+    keep(factor_step);
   }
   __device__ __forceinline__ void copy(const BandProduct& a, int row_factor_bytes, std::byte* stage,
                                        int lane) {
@@ -180,6 +180,10 @@ struct DecodeAhead {
 
 }  // namespace detail
 
+struct DecodeShape {
+  int stages, ring_bytes;  // of a warp
+};
+
 // Bytes of shared memory.
 template <typename F, int block, int min_kind>
 constexpr int decode_shared(int warps, int stages) {
@@ -193,7 +197,7 @@ inline constexpr int kDecodeBlocks = block == 128 && F::bits < 8 ? 2 : 1;
 
 template <typename F, int block, int min_kind>
 __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
-    packed_decode(BandProduct a, int stages) {
+    packed_decode(BandProduct a, DecodeShape shape) {
   using Segment = detail::Segment<F, block, min_kind>;
   using Input = detail::DecodeInput<block>;
   extern __shared__ uint4 shared[];  // sums, then [warps][stages] segments
@@ -208,9 +212,8 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
   const int end = slice_begin(first_slice + slices, segments);
   auto* sums = reinterpret_cast<float*>(shared);  // [2][kSlices][kDecodeTokens][rows]
   int other_half = kSlices * detail::kSliceStride;
-  auto* const ring =
-      reinterpret_cast<std::byte*>(sums + 2 * other_half) + warp * stages * Segment::kStageBytes;
-  const int ring_bytes = stages * Segment::kStageBytes;
+  auto* const rings = reinterpret_cast<std::byte*>(sums + 2 * other_half);
+  const int ring = warp * shape.ring_bytes, ring_end = ring + shape.ring_bytes;
 
   const int panels_left =
       (panels - static_cast<int>(blockIdx.x) + static_cast<int>(gridDim.x) - 1) /
@@ -224,16 +227,16 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
       one_group ? a.band.row_factors + std::int64_t{blockIdx.x} * kFactors
                 : weights + F::bits * 512,
       one_group ? 0 : a.band.segment_bytes, end - begin, panels_left, lane);
-  for (int i = 0; i < stages - 1; ++i) {
-    ahead.copy(a, kFactors, ring + i * Segment::kStageBytes, lane);
+  int stage = ring, ahead_stage = ring;  // bytes into all rings
+  for (; ahead_stage + Segment::kStageBytes < ring_end; ahead_stage += Segment::kStageBytes) {
+    ahead.copy(a, kFactors, rings + ahead_stage, lane);
   }
   wait_for_inputs();
   Input x{};
   typename Input::Place at(a.x, begin, lane);
-  const bool column = g / 2 < a.x.tokens, second_column = g % 2 != 0;
-  if (begin < end) x.load(at, column, second_column);
+  const int planes = g / 2 < a.x.tokens ? 1 + g % 2 : 3;
+  if (begin < end) x.load(at, planes);
 
-  int stage = 0, ahead_stage = (stages - 1) * Segment::kStageBytes;  // bytes into the ring
 #pragma unroll 1
   for (int panel = static_cast<int>(blockIdx.x); panel < panels;
        panel += static_cast<int>(gridDim.x)) {
@@ -244,22 +247,22 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
       float acc[2] = {};
 #pragma unroll 1
       for (; segment < slice_end; ++segment) {
-        ahead.copy(a, kFactors, ring + ahead_stage, lane);
+        ahead.copy(a, kFactors, rings + ahead_stage, lane);
         ahead_stage = stage;
         if (ahead.panels <= 0) let_next_begin();
-        if (stages == 2) {
+        if (shape.stages == 2) {
           detail::wait_for_copies<1>();
         } else {
           detail::wait_for_copies<2>();
         }
         Segment now;
-        now.read(ring + stage, lane);
+        now.read(rings + stage, lane);
         stage += Segment::kStageBytes;
-        if (stage == ring_bytes) stage = 0;
+        if (stage == ring_end) stage = ring;
         detail::add_segment(now, x, at, acc);
         if (end - begin > 1) {
           at.advance(segment + 1 < end ? 1 : begin + 1 - end);
-          x.load(at, column, second_column);
+          x.load(at, planes);
         }
       }
       float* to = sums + slice * detail::kSliceStride + q * detail::kTokenStride + 2 * g;

@@ -22,6 +22,10 @@ namespace detail {
 inline constexpr int kMagicBits = 0x4b400000;
 inline constexpr float kMagic = 12582912.0f;
 
+// Keeps a value in its register: the compiler would find it anew at each use.
+__device__ __forceinline__ void keep(unsigned& value) { asm volatile("" : "+r"(value)); }
+__device__ __forceinline__ void keep(int& value) { asm volatile("" : "+r"(value)); }
+
 // d = a b + c. sm_75 has no m16n8k32, but four m8n8k16 on the same registers.
 __device__ __forceinline__ void mma(int (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
                                     const int (&c)[4]) {
