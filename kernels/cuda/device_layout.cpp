@@ -35,15 +35,17 @@ void put_factors(const Band& band, std::int64_t groups, std::int64_t row, std::i
   const std::int64_t in_panel = row % kPanelRows;
   const std::int64_t at = row / kPanelRows * groups + group;
   const int per_segment = kSegmentCols / block;
-  const std::int64_t entry = (in_panel / 2 * per_segment + i) * 2 + in_panel % 2;
-  const auto* scale = band.scale + (at * kPanelRows + in_panel) * 2;
-  std::memcpy(to + entry * 2, scale, 2);
-  to += per_segment * kPanelRows * 2;
+  const bool zero = band.min_kind == MinKind::zero;
+  const int min_bytes = zero ? 1 : band.min_kind == MinKind::f16 ? 2 : 0;
+  to += in_panel / 2 * 2 * per_segment * (2 + min_bytes);
+  const std::int64_t entry = 2 * i + in_panel % 2;
+  std::memcpy(to + entry * 2, band.scale + (at * kPanelRows + in_panel) * 2, 2);
+  to += 2 * per_segment * 2 + entry * min_bytes;
   if (band.min_kind == MinKind::f16) {
-    std::memcpy(to + entry * 2, band.min + (at * kPanelRows + in_panel) * 2, 2);
-  } else if (band.min_kind == MinKind::zero) {
+    std::memcpy(to, band.min + (at * kPanelRows + in_panel) * 2, 2);
+  } else if (zero) {
     const std::byte* zeros = band.min + at * 2 * format_traits(band.format).bits;
-    to[entry] = static_cast<std::byte>(unpack_zero(band.format, zeros, static_cast<int>(in_panel)));
+    *to = static_cast<std::byte>(unpack_zero(band.format, zeros, static_cast<int>(in_panel)));
   }
 }
 

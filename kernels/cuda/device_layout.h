@@ -6,8 +6,8 @@
 // A segment holds
 //
 //   codes    [bits][32 lanes] of 16 bytes
-//   scales   [8 lane groups][groups of the segment][2 rows] f16
-//   minima   in the same order: u8 zero points (MinKind::zero), f16 (f16), nothing (midrise)
+//   factors  [8 lane groups] of scales, [groups of the segment][2 rows] f16, and minima in the same
+//            order: u8 zero points (MinKind::zero), f16 (f16), nothing (midrise)
 //
 // Lane 4g + q has rows 2g and 2g + 1 of the panel. In step j of a segment, an mma.m16n8k32 over its
 // columns 32j ... 32j + 31, it has columns 4q ... 4q + 3 of both halves of 16. Its codes of a row
@@ -16,8 +16,8 @@
 // / 8. Places differ from the order of quads so that both halves of a step are of even or both of
 // odd fields (quad_place). Dwords come in the order [128 columns][plane][dword][row of the pair].
 //
-// Where a group is the whole row, its scales and minima lie apart, once for each panel, as those of
-// a segment whose groups of kMaxActivationBlock columns are all alike.
+// Where a group is the whole row, its factors lie apart, once for each panel, as those of a segment
+// whose groups of kMaxActivationBlock columns are all alike.
 //
 // Activations are int8, padded with zeros to whole segments of columns and kTile tokens. 128
 // columns lie in the order q, step, half, byte: 32 bytes a lane.
