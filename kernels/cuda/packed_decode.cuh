@@ -4,9 +4,9 @@
 // the activations of short rows stay in its registers. Columns 2t and 2t + 1 of the tensor core's
 // eight are the two planes of token t, which is lane q = t's to scale and add.
 //
-// Weights go through shared memory, each lane's for itself: the next stages - 1 segments are on
-// their way while one is multiplied, and no barrier stands between. Any of 4, 8 and 16 warps, 2 or
-// 3 stages.
+// Weights go through shared memory, each warp's for itself: the next stages - 1 segments are on
+// their way while one is multiplied, and warps need not wait for each other. Any of 4, 8 and 16
+// warps, 2 or 3 stages.
 
 #include "kernels/cuda/packed_fragments.cuh"
 #include "kernels/cuda/packed_overlap.cuh"
@@ -249,6 +249,7 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
       float acc[2] = {};
 #pragma unroll 1
       for (; segment < slice_end; ++segment) {
+        __syncwarp();  // all lanes have read what is overwritten now
         ahead.copy(a, kFactors, rings + ahead_stage, lane);
         ahead_stage = stage;
         if (ahead.left <= 0) let_next_begin();
@@ -257,6 +258,7 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
         } else {
           detail::wait_for_copies<2>();
         }
+        __syncwarp();
         Segment now;
         now.read(rings + stage, lane);
         stage += Segment::kStageBytes;
@@ -268,7 +270,10 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
         }
       }
       float* to = sums + slice * detail::kSliceStride + q * detail::kTokenStride + 2 * g;
-      *reinterpret_cast<float2*>(to) = make_float2(acc[0], acc[1]);
+      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(
+                       static_cast<unsigned>(__cvta_generic_to_shared(to))),
+                   "f"(acc[0]), "f"(acc[1])
+                   : "memory");  // the compiler makes two of it
     }
     __syncthreads();
     if (threadIdx.x < kPanelRows * kDecodeTokens) detail::finish_decode(a, panel, sums);

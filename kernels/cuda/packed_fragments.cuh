@@ -96,37 +96,20 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
-// Bytes of the pieces in which a lane's dwords can go.
+// Dwords from shared memory, in the largest pieces that their place allows.
 template <int n_dwords>
-inline constexpr int kPiece = n_dwords % 4 == 0   ? 16
-                              : n_dwords % 2 == 0 ? 8
-                                                  : 4;
-
-// Copies that a lane makes for itself alone, so that they need no barrier: it waits for its own and
-// reads its own. There its dwords lie [pieces][32 lanes], in global memory `stride` bytes apart.
-template <int n_dwords>
-__device__ __forceinline__ void copy_dwords(const std::byte* from, int stride, std::byte* to,
-                                            int lane) {
-  constexpr int width = kPiece<n_dwords>;
+__device__ __forceinline__ void read_dwords(const std::byte* from, unsigned* to) {
+  constexpr int piece = n_dwords % 4 == 0 ? 4 : n_dwords % 2 == 0 ? 2 : 1;
 #pragma unroll
-  for (int i = 0; i < n_dwords * 4 / width; ++i) {
-    copy_async<width>(from + i * stride, to + (i * 32 + lane) * width);
-  }
-}
-template <int n_dwords>
-__device__ __forceinline__ void read_dwords(const std::byte* from, int lane, unsigned* to) {
-  constexpr int width = kPiece<n_dwords>;
-#pragma unroll
-  for (int i = 0; i < n_dwords * 4 / width; ++i) {
-    const std::byte* piece = from + (i * 32 + lane) * width;
-    if constexpr (width == 16) {
-      const uint4 v = *reinterpret_cast<const uint4*>(piece);
-      to[4 * i] = v.x, to[4 * i + 1] = v.y, to[4 * i + 2] = v.z, to[4 * i + 3] = v.w;
-    } else if constexpr (width == 8) {
-      const uint2 v = *reinterpret_cast<const uint2*>(piece);
-      to[2 * i] = v.x, to[2 * i + 1] = v.y;
+  for (int i = 0; i < n_dwords; i += piece) {
+    if constexpr (piece == 4) {
+      const uint4 v = *reinterpret_cast<const uint4*>(from + 4 * i);
+      to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
+    } else if constexpr (piece == 2) {
+      const uint2 v = *reinterpret_cast<const uint2*>(from + 4 * i);
+      to[i] = v.x, to[i + 1] = v.y;
     } else {
-      to[i] = *reinterpret_cast<const unsigned*>(piece);
+      to[i] = *reinterpret_cast<const unsigned*>(from + 4 * i);
     }
   }
 }
@@ -171,29 +154,37 @@ template <typename F, int block, int min_kind>
 struct Segment {
   static constexpr int kGroups = kSegmentCols / block;
   static constexpr int kMins = min_kind == 0 ? kGroups / 2 : min_kind == 2 ? kGroups : 0;
-  static constexpr int kFactors = kGroups + kMins;  // dwords of a lane
-  // Of a warp's segment in shared memory.
-  static constexpr int kStageBytes = 32 * 4 * (4 * F::bits + kFactors);
+  static constexpr int kFactors = kGroups + kMins;  // dwords of a lane group
+  static constexpr int kCodeBytes = F::bits * 512;
+  // Of a warp's segment in shared memory, where it lies as in global memory.
+  static constexpr int kStageBytes = kCodeBytes + 8 * 4 * kFactors;
   unsigned codes[4 * F::bits];
   unsigned factors[kFactors];
 
-  // What a lane copies of a segment. A step leads to another segment.
+  // What a lane copies of a segment: 16 bytes here and there. A step leads to another segment.
   struct Place {
     const std::byte *codes, *factors;
     __device__ __forceinline__ Place(const std::byte* codes_at, const std::byte* factors_at,
                                      int lane)
-        : codes(codes_at + lane * 16), factors(factors_at + lane / 4 * (4 * kFactors)) {}
+        : codes(codes_at + lane * 16), factors(factors_at + lane * 16) {}
     __device__ __forceinline__ void advance(std::int64_t code_step, std::int64_t factor_step) {
       codes += code_step, factors += factor_step;
     }
   };
+  // Codes are the lane's own, factors those of others too: they need a barrier of the warp at
+  // least.
   static __device__ __forceinline__ void copy(const Place& from, std::byte* stage, int lane) {
-    copy_dwords<4 * F::bits>(from.codes, 512, stage, lane);
-    copy_dwords<kFactors>(from.factors, kPiece<kFactors>, stage + F::bits * 512, lane);
+    std::byte* to = stage + lane * 16;
+#pragma unroll
+    for (int i = 0; i < F::bits; ++i) copy_async<16>(from.codes + i * 512, to + i * 512);
+    if (lane < 2 * kFactors) copy_async<16>(from.factors, to + kCodeBytes);
   }
   __device__ __forceinline__ void read(const std::byte* stage, int lane) {
-    read_dwords<4 * F::bits>(stage, lane, codes);
-    read_dwords<kFactors>(stage + F::bits * 512, lane, factors);
+#pragma unroll
+    for (int i = 0; i < F::bits; ++i) {
+      read_dwords<4>(stage + (i * 32 + lane) * 16, codes + 4 * i);
+    }
+    read_dwords<kFactors>(stage + kCodeBytes + lane / 4 * (4 * kFactors), factors);
   }
 
   // Operand A of step j (0 ... 7): rows 2g, 2g + 1 of columns 32j ... stay: of odd steps as above.
