@@ -2,7 +2,7 @@
 // The kernel of packed_linear.h for any number of tokens. A thread block has a tile of 8 n_tiles
 // tokens and `panels` panels of 16 rows; `ways` warps share a panel's columns, each with its
 // quarters of the slices (all, or one of four). Warps with the same columns share the activations,
-// which come through shared memory; weights come as in packed_decode.cuh, each lane's for itself.
+// which come through shared memory; weights come as in packed_decode.cuh, each warp's for itself.
 //
 // The unit of work is an item: a segment and a plane of the activations. Items of the second plane
 // are there only where a token of the tile has something in it. Copies of the next stages - 1 items
