@@ -61,9 +61,9 @@ class CudaPackedLinear : public CudaKernels {
                       const std::string& what) {
     const OneToken::Exact exact = token.exact();
     const std::size_t rows = exact.y.size();
-    const std::vector<float> scalar =
-        token.on_cpu(scalar_kernels(), {before.begin(), before.begin() + static_cast<std::ptrdiff_t>(rows)},
-                     run.bias, run.accumulate);
+    const std::vector<float> scalar = token.on_cpu(
+        scalar_kernels(), {before.begin(), before.begin() + static_cast<std::ptrdiff_t>(rows)},
+        run.bias, run.accumulate);
     // For each block and plane: the product of two scales, and two sums, which the scalar kernels
     // round twice each, and the factors' own; slices and quarters; then bias and y, for each of at
     // most four bands. Nothing rounded is larger than the norm.
@@ -84,8 +84,7 @@ PackedMatrix matrix_of(Format format, MinKind min, std::int64_t group, Extent ex
   return PackedMatrix(extent.rows, extent.cols, {{format, min, 0, extent.cols, group}});
 }
 
-// Each pair of a format, a minimum and a group with every fourth number of tokens and shape in
-// turn.
+// Each of these with two of the numbers of tokens and shapes in turn; all pairs: FullProduct.
 TEST_F(CudaPackedLinear, EveryFormatMinimumAndGroup) {
   std::size_t turn = 0;
   for (const Format format : packed_formats()) {
@@ -201,9 +200,8 @@ TEST_F(CudaPackedLinear, Profile) {
       DeviceRun run;
       run.ldy = rows;
       const std::vector<float> x = random_floats(static_cast<std::size_t>(tokens * 4096), 1);
-      const std::vector<float> y =
-          device_linear(matrix.view, x, tokens,
-                        std::vector<float>(static_cast<std::size_t>(rows * tokens)), run);
+      const std::vector<float> y = device_linear(
+          matrix.view, x, tokens, std::vector<float>(static_cast<std::size_t>(rows * tokens)), run);
       const OneToken token(matrix.view, x.data(), run.outlier);
       compare(token, {y.begin(), y.begin() + rows}, std::vector<float>(y.size()), run, "profile");
     }
