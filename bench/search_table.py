@@ -171,6 +171,7 @@ def main() -> None:
     add("--seeds", type=int, default=3)
     add("--calib-seqs", type=int, default=32)
     add("--threads", type=int, default=2)
+    add("--windows", type=int, help="of SmolLM2's texts, of 512 tokens; default: 100")
     add("--results", default=cache_folder() / "search.jsonl", help="what was measured so far")
     Table(parser.parse_args()).print()
 

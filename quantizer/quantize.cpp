@@ -279,13 +279,12 @@ class Run {
   void start_calibration() {
     Calibration calibration = draw_calibration(*source_, options_.recipe.calibration);
     const auto start = options_.resume ? Checkpoint::Start::resume : Checkpoint::Start::fresh;
-    checkpoint_.emplace(output_,
-                        run_identity(options_.recipe, calibration, spec_, tensors_,
-                                     choose_kernels(options_.isa).isa),
-                        start, options_.overwrite);
+    checkpoint_.emplace(
+        output_, run_identity(options_.recipe, calibration, spec_, tensors_, arithmetic(options_)),
+        start, options_.overwrite);
     calibrated_ = std::make_unique<CalibratedModel>(
         source_, std::move(calibration), options_.recipe,
-        CalibratedModel::Resources{pool_.size(), options_.isa, checkpoint_->folder(),
+        CalibratedModel::Resources{device_options(options_, pool_.size()), checkpoint_->folder(),
                                    options_.spill_above},
         [this] { report(reported_); });
   }
@@ -392,6 +391,14 @@ class Run {
 };
 
 }  // namespace
+
+DeviceOptions device_options(const QuantizeOptions& options, int threads) {
+  return {options.device, {threads, options.isa, Activations::int8}};
+}
+
+std::string arithmetic(const QuantizeOptions& options) {
+  return options.device == "cpu" ? choose_kernels(options.isa).isa : options.device;
+}
 
 double QuantizedSize::bits_per_weight() const {
   return elements == 0 ? 0 : 8.0 * static_cast<double>(bytes) / static_cast<double>(elements);

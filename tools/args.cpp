@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
 #include <limits>
 #include <random>
 
@@ -63,6 +65,17 @@ std::shared_ptr<const Grammar> read_grammar(const std::string& path, bool is_sch
   }
 }
 
+// $XDG_CACHE_HOME/tenfold, else ~/.cache/tenfold, else nowhere.
+std::string cache_folder() {
+  const auto variable = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::filesystem::path(value == nullptr ? "" : value);
+  };
+  if (const auto cache = variable("XDG_CACHE_HOME"); !cache.empty()) return cache / "tenfold";
+  if (const auto home = variable("HOME"); !home.empty()) return home / ".cache/tenfold";
+  return "";
+}
+
 }  // namespace
 
 std::function<std::string(const std::string&)> in_range(std::int64_t low, std::int64_t high) {
@@ -100,7 +113,8 @@ void add_common_options(CLI::App& app, CommonOptions& options, ModelArgument mod
         ->required();
   }
   constexpr const char* kGroup = "Common options";
-  app.add_option("--device", options.device, "cpu, cuda, cuda:N or auto (this build: cpu)")
+  app.add_option("--device", options.device,
+                 "cpu, cuda, cuda:N, or auto: cuda where there is a GPU")
       ->check(check_device_name)
       ->type_name("DEVICE")
       ->group(kGroup);
@@ -131,11 +145,12 @@ void add_common_options(CLI::App& app, CommonOptions& options, ModelArgument mod
   app.add_flag("--quiet", options.quiet, "say nothing on standard error but errors")->group(kGroup);
 }
 
-void check_device(const CommonOptions& options) {
-  if (options.device == "cpu" || options.device == "auto") return;
-  throw_error(ErrorCode::device,
-              "--device {} is unsupported: this build has no CUDA backend; use --device cpu",
-              options.device);
+std::unique_ptr<Backend> open_device(const CommonOptions& options) {
+  const DeviceOptions device{
+      options.device, {options.threads, options.isa, options.activations}, cache_folder()};
+  return make_backend(device, [&](std::string_view why) {
+    if (!options.quiet) note(std::string(why));
+  });
 }
 
 GenerateOptions SamplingOptions::resolve() const {

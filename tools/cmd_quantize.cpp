@@ -262,6 +262,10 @@ int run(const Options& options) {
   quantization.recipe = to_recipe(options);
   quantization.threads = options.common.threads;
   quantization.isa = options.common.isa;
+  quantization.device = options.common.device;
+  if (options.common.device == "auto") {
+    quantization.device = open_device(options.common)->shares_host_memory() ? "cpu" : "cuda";
+  }
   quantization.overwrite = options.force;
   quantization.dry_run = options.dry_run;
   quantization.resume = options.resume;

@@ -52,10 +52,8 @@ void note_model(const LoadedModel& loaded, std::int64_t context, KvType kv) {
 }  // namespace
 
 LoadedModel load(const CommonOptions& options, std::int64_t context, KvType kv) {
-  check_device(options);
   LoadedModel loaded;
-  loaded.ws = std::make_unique<Workspace>(
-      make_cpu_backend({options.threads, options.isa, options.activations}));
+  loaded.ws = std::make_unique<Workspace>(open_device(options));
   const auto source = std::make_shared<const ModelSource>(options.model);
   const Family& family = find_family(*source);
   const ModelSize size = measure(family, read_spec(family, *source), *source);

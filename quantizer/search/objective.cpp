@@ -6,7 +6,6 @@
 #include <numeric>
 #include <utility>
 
-#include "kernels/cpu/cpu_backend.h"
 #include "kernels/error.h"
 #include "runtime/files/spill.h"
 #include "runtime/score.h"
@@ -55,9 +54,9 @@ Objective::Objective(const Decoder& model, const Decoder& teacher, const Calibra
       options_(options),
       held_out_(static_cast<std::size_t>(held_out)),
       busy_(std::move(busy)),
-      ws_(make_cpu_backend({resources.threads, resources.isa, Activations::int8})),
+      ws_(make_workspace(resources.device)),
       kv_(kv_shape(model.info(), KvType::f16),
-          static_cast<std::int64_t>(calibration.sequences.front().size())),
+          static_cast<std::int64_t>(calibration.sequences.front().size()), 1, *ws_.backend),
       matched_(matched_layers(model.info().layers, options.matched)),
       floats_(calibration.sequences.front().size() * static_cast<std::size_t>(model.info().dim)),
       accepted_(calibration.sequences.size()) {
@@ -76,6 +75,7 @@ Objective::Objective(const Decoder& model, const Decoder& teacher, const Calibra
   for (std::size_t s = 0; s < sequences; ++s) {
     run_teacher(teacher, s);
   }
+  ws_.backend->forget_all();
   for (std::size_t s = 0; s < sequences; ++s) {
     tried_.push_back(run(s, 0));
   }
@@ -99,8 +99,7 @@ void Objective::load(std::size_t sequence, std::int64_t layer) {
   std::int32_t position = 0;
   for (const TokenId id : calibration_.sequences[sequence]) batch_.add(id, position++, 0);
   if (layer > 0) {
-    std::memcpy(ws_.x.get<float>(floats_), stream(streams_, layer, sequence),
-                floats_ * sizeof(float));
+    ws_.set_stream({stream(streams_, layer, sequence), floats_});
   }
 }
 
@@ -206,8 +205,27 @@ bool Objective::hopeless(std::span<const SequenceLoss> so_far) const {
   return sum + left * sum / n > upper_quantile(options_.early) * spread;
 }
 
-std::optional<double> Objective::trial(std::int64_t first) {
+// What a device may have copied of layers that have changed since, or change back.
+void Objective::forget_layers(std::int64_t first, std::int64_t last) {
+  for (std::int64_t i = first; i <= last; ++i) {
+    const LayerWeights& layer = model_.weights().layers[static_cast<std::size_t>(i)];
+    for (const Norm* norm : {&layer.attn_norm, &layer.ffn_norm}) {
+      ws_.backend->forget(norm->weight.data());
+      ws_.backend->forget(norm->bias.data());
+    }
+    for (const Dense* dense :
+         {&layer.q, &layer.k, &layer.v, &layer.output, &layer.gate, &layer.up, &layer.down}) {
+      ws_.backend->forget(dense->weight.view);
+      ws_.backend->forget(dense->bias.data());
+    }
+  }
+}
+
+std::optional<double> Objective::trial(std::int64_t first, std::int64_t last) {
+  forget_layers(trial_first_, trial_last_);
+  forget_layers(first, last);
   trial_first_ = first;
+  trial_last_ = last;
   tried_.clear();
   for (std::size_t s = 0; s < trained(); ++s) {
     tried_.push_back(run(s, first));
@@ -234,6 +252,7 @@ std::span<const float> Objective::output(std::int64_t layer, std::size_t sequenc
 }
 
 void Objective::run_layer(std::int64_t layer, const InputTap& tap, const LayerTap& after) {
+  forget_layers(layer, layer);
   ws_.input_tap = tap;
   for (std::size_t s = 0; s < trained(); ++s) {
     busy_();
@@ -242,9 +261,10 @@ void Objective::run_layer(std::int64_t layer, const InputTap& tap, const LayerTa
     if (layer == 0) model_.embed(batch_, ws_);
     model_.layer(layer, batch_, kv_, ws_);
     ++layer_forwards_;
-    if (after) after(s, {ws_.x.get<float>(floats_), floats_});
+    if (after) after(s, ws_.stream(floats_));
   }
   ws_.input_tap = {};
+  forget_layers(layer, layer);
 }
 
 }  // namespace tenfold

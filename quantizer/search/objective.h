@@ -50,8 +50,7 @@ struct SequenceLoss {
 class Objective {
  public:
   struct Resources {
-    int threads = 1;
-    std::string isa;               // "": the best of this machine
+    DeviceOptions device;
     std::filesystem::path folder;  // of the streams, where they take more than:
     std::size_t spill_above = 0;   // bytes
   };
@@ -70,9 +69,9 @@ class Objective {
   // Layers run so far, times sequences.
   std::int64_t layer_forwards() const noexcept { return layer_forwards_; }
 
-  // The loss with the model's weights as they are now, which may differ from the accepted ones from
-  // layer `first` on; nullopt where it was given up early, being worse so far.
-  std::optional<double> trial(std::int64_t first);
+  // The loss with the model's weights as they are now, which may differ from the accepted ones in
+  // layers `first` ... `last`; nullopt where it was given up early, being worse so far.
+  std::optional<double> trial(std::int64_t first, std::int64_t last);
   // Makes the model that the last trial ran the accepted one.
   void accept();
 
@@ -83,9 +82,11 @@ class Objective {
   // What leaves a layer of the accepted model.
   std::span<const float> output(std::int64_t layer, std::size_t sequence) const;
   std::size_t sequences() const noexcept { return accepted_.size(); }
-  Backend& backend() const noexcept { return *ws_.backend; }
+  // For operations on memory of the host.
+  Backend& host() const noexcept { return ws_.host(); }
 
  private:
+  void forget_layers(std::int64_t first, std::int64_t last);
   float* stream(const Buffer& of, std::int64_t layer, std::size_t sequence) const;
   SequenceLoss run(std::size_t sequence, std::int64_t first);
   void load(std::size_t sequence, std::int64_t layer);
@@ -110,7 +111,7 @@ class Objective {
   std::vector<Buffer> teacher_;      // of the matched layers' outputs, [sequences][tokens, dim]
   std::optional<SoftTargets> soft_;  // row after row, sequence after sequence
   Buffer streams_, trial_;           // [layers][sequences][tokens, dim]: what leaves each layer
-  std::int64_t trial_first_ = 0;
+  std::int64_t trial_first_ = 0, trial_last_ = 0;
   std::vector<SequenceLoss> accepted_, tried_;
   SequenceLoss start_;
   std::int64_t layer_forwards_ = 0;

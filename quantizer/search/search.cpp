@@ -256,7 +256,7 @@ const Hessian& Search::moments(LinearInput input, std::int64_t cols) {
     objective_.run_layer(visited_,
                          [&](LinearInput at, const float* x, std::int64_t tokens, std::int64_t) {
                            if (at != input) return true;
-                           found->add(x, tokens, objective_.backend());
+                           found->add(x, tokens, objective_.host());
                            return false;
                          });
     found->require_finite();
@@ -359,7 +359,7 @@ SearchStep Search::take_step() {
   layer_->apply(c, *next, turned ? seen_by(coupling.makers.front().matrix) : nullptr,
                 coupling.readers.empty() ? nullptr : seen_by(coupling.readers.front().matrix));
   ++state_.counts.confirmed;
-  const std::optional<double> loss = objective_.trial(visited_);
+  const std::optional<double> loss = objective_.trial(visited_, visited_);
   if (!loss || !(*loss < objective_.loss())) {  // nor where it is no number
     layer_->undo();
     step.outcome = loss ? "worse" : "given up";

@@ -7,7 +7,6 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "kernels/cpu/isa.h"
 #include "kernels/error.h"
 #include "models/gguf_output.h"
 #include "quantizer/calibrated.h"
@@ -99,11 +98,11 @@ class SearchRun {
     check_exact();
     const Calibration calibration = draw_calibration(*source_, options_.recipe.calibration);
     const auto start = options_.resume ? Checkpoint::Start::resume : Checkpoint::Start::fresh;
-    const std::string isa = choose_kernels(options_.isa).isa;
     Recipe endless = options_.recipe;  // a longer search goes on with a shorter one
     endless.search.steps = 1;
-    checkpoint_.emplace(output_, run_identity(endless, calibration, spec_, tensors_, isa), start,
-                        options_.overwrite);
+    checkpoint_.emplace(output_,
+                        run_identity(endless, calibration, spec_, tensors_, arithmetic(options_)),
+                        start, options_.overwrite);
     make_start();
     const std::string said = search(calibration, result);
     if (finishes()) finish(said, result);
@@ -224,10 +223,11 @@ class SearchRun {
     const SearchOptions& wanted = options_.recipe.search;
     const auto sequences = static_cast<std::int64_t>(calibration.sequences.size());
     const std::int64_t held_out = held_out_sequences(sequences);
-    Objective objective(*model, *teacher, calibration, held_out,
-                        {wanted.alpha, wanted.matched, wanted.early, wanted.target},
-                        {pool_.size(), options_.isa, checkpoint_->folder(), options_.spill_above},
-                        [this] { look_for_interrupt(); });
+    Objective objective(
+        *model, *teacher, calibration, held_out,
+        {wanted.alpha, wanted.matched, wanted.early, wanted.target},
+        {device_options(options_, pool_.size()), checkpoint_->folder(), options_.spill_above},
+        [this] { look_for_interrupt(); });
     teacher.reset();
     const std::vector<LayerFactors> factors = read_start(result);
     Search search(tensors_, factors, *start, *model, objective, options_.recipe, pool_);

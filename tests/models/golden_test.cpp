@@ -87,7 +87,8 @@ TEST_P(GoldenTest, FirstLayerOutputAgrees) {
   LoadedModel m(folder_of(GetParam()));
   std::size_t at = 0;
   for (const auto& prompt : golden.prompts) {
-    KvCache kv(kv_shape(m.model->info(), KvType::f32), static_cast<std::int64_t>(prompt.size()));
+    KvCache kv(kv_shape(m.model->info(), KvType::f32), static_cast<std::int64_t>(prompt.size()), 1,
+               *m.ws.backend);
     Batch batch;
     for (const std::int32_t id : prompt) batch.add(id, static_cast<std::int32_t>(batch.size()), 0);
     forward(*m.model, batch, kv, m.ws, 0, [&](std::int64_t layer, std::span<const float> x) {
@@ -106,7 +107,7 @@ TEST_P(GoldenTest, GreedyIdsAgree) {
     expected.erase(expected.begin(), expected.begin() + static_cast<std::ptrdiff_t>(ids.size()));
   }
   LoadedModel m(folder_of(GetParam()));
-  KvCache kv(kv_shape(m.model->info(), KvType::f32), 64);
+  KvCache kv(kv_shape(m.model->info(), KvType::f32), 64, 1, *m.ws.backend);
   std::vector<std::int32_t> produced;
   std::vector<std::int32_t> input = ids;
   std::int32_t position = 0;

@@ -76,7 +76,7 @@ class SearchOf : public ::testing::TestWithParam<const char*> {
     const SearchOptions& search = options.recipe.search;
     Objective objective(*made, *teacher, calibration, 1,
                         {search.alpha, search.matched, search.early, search.target},
-                        {1, "", folder_.path(), 0}, [] {});
+                        {{"cpu", {1, ""}}, folder_.path(), 0}, [] {});
     const nlohmann::json said = search_of(path);
     objective.set_start({said["start"]["nll"], said["start"]["mse"]});
     *held_out = objective.held_out_loss();
@@ -337,7 +337,7 @@ TEST_F(SearchTest, SoftTargetsAreOfTheRightTokens) {
   const Calibration calibration = draw_calibration(*tokenizer, prose(), {text_, 3, kLength, 1});
   ObjectiveOptions options;
   options.target = SearchTarget::teacher;
-  const Objective objective(*model, *model, calibration, 1, options, {1, "", folder_.path(), 0},
+  const Objective objective(*model, *model, calibration, 1, options, {{"cpu", {1, ""}}, folder_.path(), 0},
                             [] {});
   LoadedModel loaded(model_);
   double entropy = 0;

@@ -19,8 +19,8 @@ struct LoadedModel {
 
 inline std::vector<float> wanted_logits(LoadedModel& m, const Batch& batch) {
   const std::size_t n = batch.logit_rows.size() * static_cast<std::size_t>(m.model->info().vocab);
-  const float* logits = m.ws.logits.get<float>(n);
-  return {logits, logits + n};
+  const std::span<const float> logits = m.ws.logits_on_host(n);
+  return {logits.begin(), logits.end()};
 }
 
 // Logits [tokens, vocab] of every position, prompts of one sequence each, fed `chunk` tokens at a
@@ -31,7 +31,8 @@ inline std::vector<std::vector<float>> run_prompts(
   std::size_t longest = 0;
   for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
   const auto n = static_cast<std::int32_t>(prompts.size());
-  KvCache kv(kv_shape(m.model->info(), kv_type), n * static_cast<std::int64_t>(longest + 64), n);
+  KvCache kv(kv_shape(m.model->info(), kv_type), n * static_cast<std::int64_t>(longest + 64), n,
+             *m.ws.backend);
   std::vector<std::vector<float>> logits(prompts.size());
   if (chunk == 0) chunk = longest;
   for (std::size_t begin = 0; begin < longest; begin += chunk) {
