@@ -20,6 +20,15 @@
 //
 // Activations are int8, padded with zeros to whole segments of columns and kTile tokens. 128
 // columns lie in the order q, step, half, byte: 32 bytes a lane.
+//
+// Sums run in one order, whatever the kernel and the number of tokens, thread blocks or warps. The
+// segments of a row are cut into kSlices slices, these into kQuarters quarters. A slice's sum
+// begins at 0 and takes, for each segment, each plane of the activations and each of its blocks,
+//
+//   acc = fma(scale_group * scale_block, dot, acc);   acc = fma(min_group, sum_block, acc)
+//
+// where dot is exact. The slices of a quarter are added in order to 0, then the quarters to 0, then
+// the bias, then y where it accumulates; the next band's sum is added to that.
 
 #include <cstddef>
 #include <cstdint>
@@ -37,8 +46,18 @@
 namespace tenfold::cuda {
 
 inline constexpr int kSegmentCols = 256;
-inline constexpr int kSuper = 4;  // segments that are summed before they meet others
-inline constexpr int kTile = 8;   // tokens
+inline constexpr int kTile = 8;  // tokens
+inline constexpr int kSlices = 16;
+inline constexpr int kQuarters = 4;
+inline constexpr int kQuarterSlices = kSlices / kQuarters;
+
+// The first segment of a slice (of the next, for where it ends).
+TENFOLD_ANYWHERE constexpr int slice_begin(int slice, int segments) {
+  return static_cast<int>(slice * static_cast<long long>(segments) / kSlices);
+}
+TENFOLD_ANYWHERE constexpr int segments_of(int cols) {
+  return (cols + kSegmentCols - 1) / kSegmentCols;
+}
 
 // Where column c of 128 stands among prepared activations.
 TENFOLD_ANYWHERE constexpr int activation_place(int c) {

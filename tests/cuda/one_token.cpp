@@ -33,7 +33,7 @@ PackedBand packed_band(const Band& band, std::int64_t rows) {
 
 }  // namespace
 
-OneToken::OneToken(const MatrixView& weight, const std::vector<float>& x) : weight_(weight) {
+OneToken::OneToken(const MatrixView& weight, const float* x, float outlier) : weight_(weight) {
   std::vector<PreparedBand> prepared;
   for (const Band& band : weight.all_bands()) {
     PackedBand& packed = bands_.emplace_back(packed_band(band, weight.rows));
@@ -43,16 +43,20 @@ OneToken::OneToken(const MatrixView& weight, const std::vector<float>& x) : weig
     input_.blocks += divide_up(band.cols(), packed.input.block);
     prepared.push_back(packed.input);
   }
-  codes_.resize(static_cast<std::size_t>(input_.dwords * 4));
-  scale_.resize(static_cast<std::size_t>(input_.blocks));
-  sum_.resize(static_cast<std::size_t>(input_.blocks));
+  codes_.resize(static_cast<std::size_t>(2 * input_.dwords * 4));
+  scale_.resize(static_cast<std::size_t>(2 * input_.blocks));
+  sum_.resize(static_cast<std::size_t>(2 * input_.blocks));
+  second_.resize(static_cast<std::size_t>(input_.blocks));
   input_.tokens = 1;
+  input_.planes = 2;
+  input_.outlier = outlier;
   input_.codes = codes_.data();
   input_.scale = scale_.data();
   input_.sum = sum_.data();
+  input_.second = second_.data();
   const PrepareArgs args{
-      x.data(),       weight.cols, weight.map.source, weight.map.factor, prepared.data(),
-      weight.n_bands, input_};
+      x,     weight.cols, weight.map.source, weight.map.factor, prepared.data(), weight.n_bands,
+      input_};
   scalar_kernels().prepare(args, 0, 1);
 }
 
@@ -64,10 +68,12 @@ std::vector<float> OneToken::on_cpu(const KernelTable& kernels, std::vector<floa
   return y;
 }
 
-double OneToken::activation(const PackedBand& band, std::int64_t col) const {
-  const auto block = static_cast<std::size_t>(band.input.first_block + col / band.input.block);
-  return static_cast<double>(scale_[block]) *
-         codes_[static_cast<std::size_t>(band.input.dword * 4 + col)];
+double OneToken::activation(const PackedBand& band, std::int64_t col, int plane) const {
+  const std::int64_t block = band.input.first_block + col / band.input.block;
+  if (plane == 1 && second_[static_cast<std::size_t>(block)] == 0) return 0;
+  const std::int64_t at = plane * input_.dwords * 4 + band.input.dword * 4 + col;
+  return static_cast<double>(scale_[static_cast<std::size_t>(plane * input_.blocks + block)]) *
+         codes_[static_cast<std::size_t>(at)];
 }
 
 OneToken::Exact OneToken::exact() const {
@@ -80,13 +86,14 @@ OneToken::Exact OneToken::exact() const {
       unpack_panel_row(band.format, band.codes + row / kPanelRows * bands_[b].panel_code_bytes,
                        static_cast<int>(row % kPanelRows), band.cols(), codes.data());
       for (std::int64_t col = 0; col < band.cols(); ++col) {
-        const double x = activation(bands_[b], col);
+        const double x0 = activation(bands_[b], col, 0), x1 = activation(bands_[b], col, 1);
+        const double magnitude = std::fabs(x0) + std::fabs(x1);
         const std::int64_t group = col / band.group;
         const double scaled = static_cast<double>(group_scale(band, row, group)) *
                               codes[static_cast<std::size_t>(col)];
         const double min = group_min(band, row, group);
-        sum += (scaled + min) * x;
-        norm += std::fabs(scaled * x) + std::fabs(min * x);
+        sum += (scaled + min) * (x0 + x1);
+        norm += (std::fabs(scaled) + std::fabs(min)) * magnitude;
       }
     }
     result.y.push_back(sum);

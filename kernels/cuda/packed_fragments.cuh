@@ -1,0 +1,219 @@
+#pragma once
+// What the kernels of packed_linear.h share: a segment of weights on its way from global memory to
+// operand A of mma.m16n8k32 (a panel's 16 rows; tokens are its 8 columns), and what becomes of a
+// block's dot products.
+
+#include <cuda_fp16.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cuda/device_layout.h"
+#include "kernels/cuda/packed_band.h"
+#include "kernels/cuda/unroll.cuh"
+
+namespace tenfold::cuda {
+
+namespace detail {
+
+// Sums of products begin here and not at 0: as bits of a float it is kMagic, and kMagic + dot while
+// |dot| <= 128 * 255 * 127 < 2^22. So one exact subtraction makes a float of them; conversions
+// would run at a quarter of the rate or less.
+inline constexpr int kMagicBits = 0x4b400000;
+inline constexpr float kMagic = 12582912.0f;
+__device__ __forceinline__ float dot_of(int c) { return __fsub_rn(__int_as_float(c), kMagic); }
+
+// d = a b + c. sm_75 has no m16n8k32, but four m8n8k16 on the same registers.
+__device__ __forceinline__ void mma(int (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
+                                    const int (&c)[4]) {
+#if __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%10,%11,%12,%13};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]),
+        "r"(c[2]), "r"(c[3]));
+#else
+  const auto half = [](int& d0, int& d1, unsigned a0, unsigned b, int c0, int c1) {
+    asm("mma.sync.aligned.m8n8k16.row.col.s32.u8.s8.s32 {%0,%1}, {%2}, {%3}, {%4,%5};"
+        : "=r"(d0), "=r"(d1)
+        : "r"(a0), "r"(b), "r"(c0), "r"(c1));
+  };
+  half(d[0], d[1], a[0], b0, c[0], c[1]);
+  half(d[2], d[3], a[1], b0, c[2], c[3]);
+  half(d[0], d[1], a[2], b1, d[0], d[1]);
+  half(d[2], d[3], a[3], b1, d[2], d[3]);
+#endif
+}
+
+// In program order: the compiler may not move loads to where their values are needed.
+template <int n_dwords>
+__device__ __forceinline__ void load_dwords(const void* p, unsigned* to) {
+  if constexpr (n_dwords > 4) {
+    load_dwords<4>(p, to);
+    load_dwords<n_dwords - 4>(static_cast<const uint4*>(p) + 1, to + 4);
+  } else if constexpr (n_dwords == 4) {
+    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "l"(p));
+  } else {
+    static_assert(n_dwords == 2);
+    asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(to[0]), "=r"(to[1]) : "l"(p));
+  }
+}
+
+// 4, 8 or 16 bytes to shared memory, in the background where the device can.
+template <int bytes>
+__device__ __forceinline__ void copy_async(const void* from, void* to) {
+#if __CUDA_ARCH__ >= 800
+  const auto at = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  if constexpr (bytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(bytes)
+                 : "memory");
+  }
+#else
+  if constexpr (bytes == 16) *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
+  if constexpr (bytes == 8) *static_cast<uint2*>(to) = *static_cast<const uint2*>(from);
+  if constexpr (bytes == 4) *static_cast<unsigned*>(to) = *static_cast<const unsigned*>(from);
+#endif
+}
+__device__ __forceinline__ void commit_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+// Until at most `left` groups of copies are under way.
+template <int left>
+__device__ __forceinline__ void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory");
+#endif
+}
+
+// Copies that a lane makes for itself alone, so that they need no barrier: it waits for its own and
+// reads its own. A lane's dwords lie [n_dwords / 4][32 lanes] of 16 bytes, or [32 lanes] of fewer.
+template <int n_dwords>
+__device__ __forceinline__ void copy_dwords(const std::byte* from, int stride, std::byte* to,
+                                            int lane) {
+  constexpr int width = n_dwords >= 4 ? 16 : n_dwords * 4;
+#pragma unroll
+  for (int i = 0; i < (n_dwords + 3) / 4; ++i) {
+    copy_async<width>(from + i * stride, to + (i * 32 + lane) * width);
+  }
+}
+template <int n_dwords>
+__device__ __forceinline__ void read_dwords(const std::byte* from, int lane, unsigned* to) {
+  if constexpr (n_dwords >= 4) {
+#pragma unroll
+    for (int i = 0; i < n_dwords / 4; ++i) {
+      const uint4 v = *reinterpret_cast<const uint4*>(from + (i * 32 + lane) * 16);
+      to[4 * i] = v.x, to[4 * i + 1] = v.y, to[4 * i + 2] = v.z, to[4 * i + 3] = v.w;
+    }
+  } else if constexpr (n_dwords == 2) {
+    const uint2 v = *reinterpret_cast<const uint2*>(from + lane * 8);
+    to[0] = v.x, to[1] = v.y;
+  } else {
+    to[0] = *reinterpret_cast<const unsigned*>(from + lane * 4);
+  }
+}
+
+template <int bits, int field, int shift>
+__device__ __forceinline__ unsigned quad_of(unsigned dword) {
+  constexpr int right = field * bits - shift;
+  constexpr unsigned mask = 0x01010101u * (((1u << bits) - 1) << shift);
+  if constexpr (bits == 8) return dword;
+  if constexpr (right > 0) return (dword >> right) & mask;
+  if constexpr (right < 0) return (dword << -right) & mask;
+  return dword & mask;
+}
+
+// Quads of one row of the pair and 128 columns; dwords: [plane][dword][row of the pair].
+template <typename F, int i>
+__device__ __forceinline__ unsigned quad(const unsigned* dwords, int row) {
+  unsigned result = 0;
+  unroll<F::n_planes>([&](auto plane) {
+    constexpr int p = decltype(plane)::value;
+    constexpr int bits = F::planes[p].bits;
+    constexpr int before = p == 0 ? 0 : F::planes[0].bits;
+    constexpr int dword = before + i * bits / 8;
+    result |= quad_of<bits, i % (8 / bits), F::planes[p].shift>(dwords[2 * dword + row]);
+  });
+  return result;
+}
+
+__device__ __forceinline__ float2 halves(unsigned pair) {
+  return __half22float2(reinterpret_cast<const __half2&>(pair));
+}
+
+// A segment's weights and factors, on their way or here.
+template <typename F, int block, int min_kind>
+struct Segment {
+  static constexpr int kGroups = kSegmentCols / block;
+  static constexpr int kMins = min_kind == 0 ? kGroups / 2 : min_kind == 2 ? kGroups : 0;
+  // Of a warp's segment in shared memory.
+  static constexpr int kStageBytes = 32 * 4 * (4 * F::bits + kGroups + kMins);
+  unsigned codes[4 * F::bits];
+  unsigned scale[kGroups];
+  unsigned min[kMins == 0 ? 1 : kMins];
+
+  static __device__ __forceinline__ void copy(const std::byte* codes_at,
+                                              const std::byte* factors_at, std::byte* stage,
+                                              int lane) {
+    copy_dwords<4 * F::bits>(codes_at + lane * 16, 512, stage, lane);
+    const int g = lane / 4;
+    stage += F::bits * 512;
+    copy_dwords<kGroups>(factors_at + g * (4 * kGroups), 16, stage, lane);
+    if constexpr (kMins > 0) {
+      copy_dwords<kMins>(factors_at + kGroups * 32 + g * (4 * kMins), 16, stage + kGroups * 128,
+                         lane);
+    }
+  }
+  __device__ __forceinline__ void read(const std::byte* stage, int lane) {
+    read_dwords<4 * F::bits>(stage, lane, codes);
+    stage += F::bits * 512;
+    read_dwords<kGroups>(stage, lane, scale);
+    if constexpr (kMins > 0) read_dwords<kMins>(stage + kGroups * 128, lane, min);
+  }
+
+  // Operand A of step j (0 ... 7): rows 2g, 2g + 1 of columns 32j ...
+  template <int j>
+  __device__ __forceinline__ void operand(unsigned (&a)[4]) const {
+    constexpr int k = j % 4;
+    const unsigned* dwords = codes + j / 4 * (2 * F::bits);
+    a[0] = quad<F, 2 * k>(dwords, 0), a[1] = quad<F, 2 * k>(dwords, 1);
+    a[2] = quad<F, 2 * k + 1>(dwords, 0), a[3] = quad<F, 2 * k + 1>(dwords, 1);
+  }
+  // Of group i, for rows 2g and 2g + 1.
+  template <int i>
+  __device__ __forceinline__ float2 scales() const {
+    return halves(scale[i]);
+  }
+  template <int i>
+  __device__ __forceinline__ float2 minima(float2 s) const {
+    if constexpr (min_kind == 2) return halves(min[i]);
+    constexpr float middle = static_cast<float>((1 << F::bits) - 1) * 0.5f;
+    if constexpr (min_kind == 1) return {-__fmul_rn(s.x, middle), -__fmul_rn(s.y, middle)};
+    const unsigned pair = min[i / 2] >> i % 2 * 16;
+    return {-__fmul_rn(s.x, __uint2float_rn(pair & 255)),
+            -__fmul_rn(s.y, __uint2float_rn(pair >> 8 & 255))};
+  }
+};
+
+// One block into a row's sum: device_layout.h. factors: scale of the block, and scale * sum.
+__device__ __forceinline__ void add_block(float scale, float min, const unsigned* factors, int c,
+                                          float& acc) {
+  acc = __fmaf_rn(__fmul_rn(scale, __uint_as_float(factors[0])), dot_of(c), acc);
+  acc = __fmaf_rn(min, __uint_as_float(factors[1]), acc);
+}
+
+// y of a row and token from the sum over a band.
+__device__ __forceinline__ void store(const BandProduct& a, int row, int token, float sum) {
+  if (row >= a.rows || token >= a.x.tokens) return;
+  float* y = a.y + token * a.ldy + row;
+  if (a.bias != nullptr) sum = __fadd_rn(sum, a.bias[row]);
+  *y = a.accumulate ? __fadd_rn(*y, sum) : sum;
+}
+
+}  // namespace detail
+}  // namespace tenfold::cuda

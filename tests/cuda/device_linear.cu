@@ -1,0 +1,167 @@
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <stdexcept>
+
+#include "kernels/cuda/activations.h"
+#include "kernels/cuda/device_layout.h"
+#include "kernels/cuda/packed_linear.h"
+#include "tests/cuda/device_linear.h"
+
+namespace tenfold {
+namespace {
+
+void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+  }
+}
+
+struct FreeOnDevice {
+  void operator()(std::byte* p) const { cudaFree(p); }
+};
+
+// Device memory, each an allocation of exactly its size, so that reads past an end are seen.
+class Memory {
+ public:
+  std::byte* get(std::size_t bytes) {
+    void* p = nullptr;
+    check(cudaMalloc(&p, bytes), "cudaMalloc");
+    memory_.emplace_back(static_cast<std::byte*>(p));
+    return memory_.back().get();
+  }
+  template <typename T>
+  T* copy(const T* from, std::size_t count) {
+    if (from == nullptr || count == 0) return nullptr;
+    std::byte* to = get(count * sizeof(T));
+    check(cudaMemcpy(to, from, count * sizeof(T), cudaMemcpyHostToDevice), "copy to the device");
+    return reinterpret_cast<T*>(to);
+  }
+  template <typename T>
+  T* copy(const std::vector<T>& from) {
+    return copy(from.data(), from.size());
+  }
+
+ private:
+  std::vector<std::unique_ptr<std::byte, FreeOnDevice>> memory_;
+};
+
+template <typename T>
+std::vector<T> from_device(const T* from, std::size_t count) {
+  std::vector<T> to(count);
+  check(cudaMemcpy(to.data(), from, count * sizeof(T), cudaMemcpyDeviceToHost),
+        "copy from the device");
+  return to;
+}
+
+std::vector<cuda::ActivationBand> cut_of(const MatrixView& weight) {
+  std::vector<cuda::ActivationBand> bands;
+  for (const Band& band : weight.all_bands()) {
+    const bool whole_row = band.group >= band.cols();
+    bands.push_back({static_cast<int>(band.col_begin), static_cast<int>(band.cols()),
+                     static_cast<int>(whole_row ? kMaxActivationBlock : band.group)});
+  }
+  return bands;
+}
+
+std::array<cuda::DeviceInput, kMaxBands> prepare(const MatrixView& weight,
+                                                 const std::vector<float>& x, int tokens,
+                                                 float outlier, Memory& memory) {
+  const auto bands = cut_of(weight);
+  const auto cols = static_cast<std::size_t>(weight.cols);
+  const cuda::ActivationSource source{memory.copy(x), weight.cols,
+                                      memory.copy(weight.map.source, cols),
+                                      memory.copy(weight.map.factor, cols), outlier};
+  std::byte* to = memory.get(cuda::activation_bytes(bands, tokens));
+  check(cuda::launch_prepare(source, bands, tokens, to, true, nullptr), "launch_prepare");
+  return cuda::lay_out_activations(bands, tokens, to);
+}
+
+DevicePlane plane_of(const cuda::DeviceInput& in, int block, int token, int plane) {
+  const auto n = static_cast<std::size_t>(in.padded_tokens),
+             cols = static_cast<std::size_t>(in.cols);
+  const std::size_t at = static_cast<std::size_t>(plane) * n + static_cast<std::size_t>(token);
+  const auto codes = from_device(in.codes + at * cols, cols);
+  const auto blocks = cols / static_cast<std::size_t>(block);
+  const auto factors = from_device(in.factors, blocks * n * 4);
+  const auto flags = from_device(in.second, cols / cuda::kSegmentCols * n);
+  DevicePlane result;
+  result.codes.resize(cols);
+  for (std::size_t c = 0; c < cols; ++c) {
+    const auto place = cuda::activation_place(static_cast<int>(c % 128));
+    result.codes[c] = codes[c / 128 * 128 + static_cast<std::size_t>(place)];
+  }
+  for (std::size_t b = 0; b < blocks; ++b) {
+    result.scale.push_back(factors[(b * 2 * n + at) * 2]);
+    result.sum.push_back(factors[(b * 2 * n + at) * 2 + 1]);
+  }
+  for (std::size_t s = 0; s < cols / cuda::kSegmentCols; ++s) {
+    result.counts.push_back(plane == 0 || flags[s * n + static_cast<std::size_t>(token)] != 0);
+  }
+  return result;
+}
+
+}  // namespace
+
+std::string cuda_device(std::string* why_not) {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess || count == 0) {
+    *why_not = error != cudaSuccess ? cudaGetErrorString(error) : "no device";
+    return "";
+  }
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+  return properties.name;
+}
+
+DevicePlanes device_prepare(const MatrixView& weight, const std::vector<float>& x, int tokens,
+                            float outlier) {
+  Memory memory;
+  const auto inputs = prepare(weight, x, tokens, outlier, memory);
+  check(cudaDeviceSynchronize(), "prepare");
+  const auto cut = cut_of(weight);
+  DevicePlanes planes(cut.size());
+  for (std::size_t b = 0; b < cut.size(); ++b) {
+    for (int t = 0; t < tokens; ++t) {
+      planes[b].push_back(
+          {plane_of(inputs[b], cut[b].block, t, 0), plane_of(inputs[b], cut[b].block, t, 1)});
+    }
+  }
+  return planes;
+}
+
+std::vector<float> device_linear(const MatrixView& weight, const std::vector<float>& x, int tokens,
+                                 std::vector<float> y, const DeviceRun& run) {
+  Memory memory;
+  cuda::DeviceProduct product;
+  const auto inputs = prepare(weight, x, tokens, run.outlier, memory);
+  std::copy(inputs.begin(), inputs.end(), product.x);
+  for (const Band& band : weight.all_bands()) {
+    const cuda::DeviceWeights made = cuda::device_weights(band, weight.rows);
+    product.bands[product.n_bands++] = {band.format,
+                                        band.min_kind,
+                                        made.block,
+                                        static_cast<int>(band.cols()),
+                                        made.segment_bytes,
+                                        memory.copy(made.segments),
+                                        memory.copy(made.row_factors)};
+  }
+  product.bias = memory.copy(run.bias, static_cast<std::size_t>(weight.rows));
+  product.y = memory.copy(y);
+  product.ldy = run.ldy;
+  product.rows = static_cast<int>(weight.rows);
+  product.accumulate = run.accumulate;
+  cuda::DeviceLimits limits;
+  check(cuda::device_limits(0, &limits), "device_limits");
+  const LaunchShape& s = run.shape;
+  check(cuda::launch_linear(product, limits, true, nullptr,
+                            {s.decode_warps, s.tile_tokens, s.panels, s.ways, s.stages}),
+        "launch_linear");
+  check(cudaDeviceSynchronize(), "product");
+  return from_device(product.y, y.size());
+}
+
+}  // namespace tenfold

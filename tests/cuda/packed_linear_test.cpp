@@ -1,0 +1,205 @@
+// Products on a CUDA device or the interpreter in front of one: every format, minimum and group
+// over odd shapes and numbers of tokens. Against double within a derived tolerance, likewise
+// against the scalar kernels; the same bits twice, and for a token alone and among others.
+
+#include <cmath>
+#include <limits>
+
+#include "tests/cuda/cuda_test.h"
+#include "tests/cuda/one_token.h"
+#include "tests/support/packed_matrix.h"
+
+namespace tenfold {
+namespace {
+
+constexpr MinKind kMinKinds[] = {MinKind::zero, MinKind::midrise, MinKind::f16};
+constexpr std::int64_t kGroups[] = {32, 64, 128, 0};
+constexpr int kTokens[] = {1, 2, 4, 5, 8, 16, 33, 64, 128};
+struct Extent {
+  std::int64_t rows, cols;
+};
+constexpr Extent kExtents[] = {{1, 1}, {19, 330}, {16, 256}, {35, 1281}, {48, 31}};
+
+struct Extras {
+  bool bias = false, accumulate = false;
+  std::int64_t gap = 0;  // between tokens of y
+  float outlier = 4;
+  int checked = 4;  // tokens that are compared with double, spread over all
+};
+
+class CudaPackedLinear : public CudaKernels {
+ protected:
+  static void check(const PackedMatrix& matrix, int tokens, const Extras& extras = {}) {
+    const std::int64_t rows = matrix.view.rows, cols = matrix.view.cols, ldy = rows + extras.gap;
+    const std::vector<float> x = activations_with_outliers(tokens, cols);
+    const std::vector<float> bias = random_floats(static_cast<std::size_t>(rows), 3);
+    const std::vector<float> y0 = random_floats(static_cast<std::size_t>(ldy * tokens), 4);
+    DeviceRun run;
+    run.outlier = extras.outlier;
+    run.bias = extras.bias ? bias.data() : nullptr;
+    run.accumulate = extras.accumulate;
+    run.ldy = ldy;
+    const std::vector<float> y = device_linear(matrix.view, x, tokens, y0, run);
+    const int step = std::max(1, (tokens - 1) / std::max(1, extras.checked - 1));
+    for (int t = 0; t < tokens; t += step) {
+      const auto of = [&](const std::vector<float>& all, std::int64_t n) {
+        return std::vector(all.begin() + t * n, all.begin() + (t + 1) * n);
+      };
+      const std::vector<float> one = of(y, ldy);
+      if (tokens > 1 && (t == 0 || t + step >= tokens)) {
+        ASSERT_EQ(one, device_linear(matrix.view, of(x, cols), 1, of(y0, ldy), run))
+            << matrix.description << ": token " << t << " of " << tokens << " depends on its batch";
+      }
+      const OneToken token(matrix.view, x.data() + t * cols, extras.outlier);
+      compare(token, one, of(y0, ldy), run, matrix.description);
+      if (HasFatalFailure()) return;
+    }
+  }
+
+ private:
+  static void compare(const OneToken& token, const std::vector<float>& y,
+                      const std::vector<float>& before, const DeviceRun& run,
+                      const std::string& what) {
+    const OneToken::Exact exact = token.exact();
+    const std::size_t rows = exact.y.size();
+    const std::vector<float> scalar =
+        token.on_cpu(scalar_kernels(), {before.begin(), before.begin() + static_cast<long>(rows)},
+                     run.bias, run.accumulate);
+    // For each block and plane: the product of two scales, and two sums, which the scalar kernels
+    // round twice each, and the factors' own; slices and quarters; then bias and y, for each of at
+    // most four bands. Nothing rounded is larger than the norm.
+    const double roundings = static_cast<double>(16 * token.blocks() + 4 * 24);
+    for (std::size_t r = 0; r < rows; ++r) {
+      const double more =
+          (run.bias != nullptr ? run.bias[r] : 0.0) + (run.accumulate ? before[r] : 0.0);
+      const double norm = exact.norm[r] + (run.bias != nullptr || run.accumulate ? 2.0 : 0.0);
+      const double tolerance = roundings * norm * std::numeric_limits<float>::epsilon() / 2;
+      ASSERT_NEAR(y[r], exact.y[r] + more, tolerance) << what << " row " << r;
+      ASSERT_NEAR(y[r], scalar[r], 2 * tolerance) << what << " row " << r;
+    }
+    for (std::size_t r = rows; r < y.size(); ++r) ASSERT_EQ(y[r], before[r]) << "beyond the rows";
+  }
+};
+
+PackedMatrix matrix_of(Format format, MinKind min, std::int64_t group, Extent extent) {
+  return PackedMatrix(extent.rows, extent.cols, {{format, min, 0, extent.cols, group}});
+}
+
+// Each pair of a format, a minimum and a group with every fourth number of tokens and shape in
+// turn.
+TEST_F(CudaPackedLinear, EveryFormatMinimumAndGroup) {
+  std::size_t turn = 0;
+  for (const Format format : packed_formats()) {
+    for (const MinKind min : kMinKinds) {
+      for (const std::int64_t group : kGroups) {
+        for (int i = 0; i < 2; ++i, ++turn) {
+          check(matrix_of(format, min, group, kExtents[turn % std::size(kExtents)]),
+                kTokens[turn % std::size(kTokens)], {turn % 2 == 0, turn % 3 == 0});
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaPackedLinear, EveryNumberOfTokens) {
+  for (const int tokens : kTokens) {
+    for (const float outlier : {0.0f, 4.0f}) {
+      check(matrix_of(Format::q2, MinKind::zero, 64, {67, 600}), tokens,
+            {true, true, 5, outlier, 6});
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// By hand: minutes on the interpreter.
+TEST_F(CudaPackedLinear, DISABLED_FullProduct) {
+  for (const Format format : packed_formats()) {
+    for (const MinKind min : kMinKinds) {
+      for (const std::int64_t group : kGroups) {
+        for (const Extent extent : kExtents) {
+          for (const int tokens : kTokens) {
+            check(matrix_of(format, min, group, extent), tokens);
+            if (HasFatalFailure()) return;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaPackedLinear, BandsOfDifferentFormats) {
+  for (const int tokens : {1, 3, 9, 40}) {
+    for (const std::int64_t edge : {1, 128, 300, 511}) {
+      check(PackedMatrix(21, 512,
+                         {{Format::q4, MinKind::zero, 0, edge, 32},
+                          {Format::q1, MinKind::f16, edge, 512, 128}},
+                         true),
+            tokens, {true, edge == 128});
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// More segments than slices; a last one that is not whole.
+TEST_F(CudaPackedLinear, LongRows) {
+  for (const std::int64_t group : {32, 0}) {
+    for (const int tokens : {1, 4, 16, 17}) {
+      check(matrix_of(Format::q3, MinKind::zero, group, {20, 8803}), tokens, {.checked = 2});
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// More panels than thread blocks: 1,000 of 16 rows.
+TEST_F(CudaPackedLinear, ManyRows) {
+  for (const int tokens : {1, 3, 7}) {
+    check(matrix_of(Format::q2, MinKind::f16, 32, {16001, 40}), tokens,
+          {.accumulate = true, .checked = 1});
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_F(CudaPackedLinear, LargestCodes) {
+  for (const Format format : packed_formats()) {
+    for (const int tokens : {4, 8}) {
+      check(PackedMatrix(16, 1024, {{format, MinKind::zero, 0, 1024, 128}}, false, true), tokens);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_F(CudaPackedLinear, TuningChangesNothing) {
+  const PackedMatrix matrix(70, 3000, {{Format::q2, MinKind::zero, 0, 3000, 128}});
+  const auto run = [&](int tokens, LaunchShape shape) {
+    DeviceRun with;
+    with.ldy = 70;
+    with.shape = shape;
+    return device_linear(matrix.view, activations_with_outliers(tokens, 3000), tokens,
+                         std::vector<float>(static_cast<std::size_t>(70 * tokens)), with);
+  };
+  const auto few = run(3, {}), many = run(20, {});
+  for (const int stages : {2, 3}) {
+    for (const int warps : {4, 8, 16}) {
+      EXPECT_EQ(few, run(3, {.decode_warps = warps, .stages = stages})) << warps << ' ' << stages;
+    }
+    for (const int panels : {1, 2, 4, 8}) {
+      for (const int ways : {1, 4}) {
+        if (panels * ways > 8) continue;
+        EXPECT_EQ(many, run(20, {0, 16, panels, ways, stages})) << panels << ' ' << ways;
+        EXPECT_EQ(many, run(20, {0, 64, panels, ways, stages})) << panels << ' ' << ways;
+      }
+    }
+  }
+}
+
+// What bench/cuda_counts.py counts: larger, so that the ends of rows weigh little.
+TEST_F(CudaPackedLinear, Profile) {
+  for (const int tokens : {1, 16, 64}) {
+    check(matrix_of(Format::q2, MinKind::zero, 128, {128, 4096}), tokens, {.checked = 1});
+    if (HasFatalFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace tenfold
