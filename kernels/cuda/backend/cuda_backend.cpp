@@ -42,6 +42,12 @@ std::filesystem::path tuning_file(const std::string& folder, const cudaDevicePro
   return std::filesystem::path(folder) / name;
 }
 
+bool same_cuts(std::span<const ActivationBand> a, std::span<const ActivationBand> b) {
+  return std::ranges::equal(a, b, [](const ActivationBand& x, const ActivationBand& y) {
+    return x.col_begin == y.col_begin && x.cols == y.cols && x.block == y.block;
+  });
+}
+
 bool has_packed(const DeviceMatrix& matrix) {
   const auto bands = std::span(matrix.bands).first(static_cast<std::size_t>(matrix.n_bands));
   return std::ranges::any_of(bands, [](const Band& band) { return is_packed(band.format); });
@@ -214,7 +220,7 @@ const CudaBackend::Prepared& CudaBackend::prepared_for(const InputMap& map,
                                           static_cast<int>(band.cols()), matrix.packed[b].block};
   }
   for (std::size_t i = 0; i < n_prepared_; ++i) {
-    if (prepared_[i].map == map && prepared_[i].n_bands == n && prepared_[i].cut == cut) {
+    if (prepared_[i].map == map && prepared_[i].n_bands == n && same_cuts(prepared_[i].cut, cut)) {
       return prepared_[i];
     }
   }
