@@ -235,7 +235,7 @@ const CudaBackend::Prepared& CudaBackend::prepared_for(const InputMap& map,
   made.inputs = lay_out_activations(bands, n_tokens, memory);
   const ActivationSource from{x, ldx, matrix.map.source, matrix.map.factor,
                               activations_ == Activations::int8x2 ? 0.0f : kOutlier};
-  check(launch_prepare(from, bands, n_tokens, memory, true, stream_), "round activations");
+  check(launch_prepare(from, bands, n_tokens, memory, overlaps(), stream_), "round activations");
   return made;
 }
 
@@ -253,7 +253,7 @@ void CudaBackend::packed_product(const Linear& part, const DeviceMatrix& matrix,
   product.ldy = part.ldy;
   product.rows = static_cast<int>(matrix.rows);
   product.accumulate = part.accumulate || !first;
-  check(launch_linear(product, limits_, true, stream_, tuned(product)),
+  check(launch_linear(product, limits_, overlaps(), stream_, tuned(product)),
         "multiply by packed weights");
 }
 
@@ -288,10 +288,10 @@ float CudaBackend::seconds_of(const DeviceProduct& product, const Tuning& tuning
   check(cudaEventCreate(&begin), "time a product");
   check(cudaEventCreate(&end), "time a product");
   float milliseconds = 0;
-  cudaError_t error = launch_linear(product, limits_, true, stream_, tuning);  // warm
+  cudaError_t error = launch_linear(product, limits_, overlaps(), stream_, tuning);  // warm
   cudaEventRecord(begin, stream_);
   for (int i = 0; i < kLaunches && error == cudaSuccess; ++i) {
-    error = launch_linear(product, limits_, true, stream_, tuning);
+    error = launch_linear(product, limits_, overlaps(), stream_, tuning);
   }
   cudaEventRecord(end, stream_);
   check(cudaEventSynchronize(end), "time a product");

@@ -89,6 +89,8 @@ class CudaBackend : public Backend {
                                std::int64_t ldx, std::int64_t tokens);
   void packed_product(const Linear& part, const DeviceMatrix& matrix, const Prepared& input,
                       bool first);
+  // A kernel of ours may begin while the one before ends.
+  bool overlaps() const noexcept { return limits_.major >= 9; }
   Tuning tuned(const DeviceProduct& product);
   float seconds_of(const DeviceProduct& product, const Tuning& tuning);
   void float_product(const Linear& part, const DeviceMatrix& matrix, std::size_t band,
