@@ -348,7 +348,7 @@ __device__ void attend_chunk(const Attention& a, const Block& block, const Chunk
 
 // Grid: [tokens, kv_heads and parts of their groups, chunks].
 template <KvType type, bool aligned>
-__global__ void __launch_bounds__(kThreads) attend(Attention a) {
+__global__ void __launch_bounds__(kThreads, type == KvType::f32 ? 1 : 3) attend(Attention a) {
   // Shared, [tiles] queries, [queries, head_dim] sums of chunks so far
   extern __shared__ uint4 dynamic[];
   auto& shared = *reinterpret_cast<Shared*>(dynamic);
