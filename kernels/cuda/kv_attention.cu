@@ -126,8 +126,9 @@ struct Softmax {
 };
 __device__ constexpr Softmax kNothing{-INFINITY, 0};
 
+// Exactly 1 where nothing larger came, so that chunks that a query does not see change nothing.
 __device__ __forceinline__ float weight_of(float max, float new_max) {
-  return max == -INFINITY ? 0 : exp2_of(max - new_max);
+  return max == -INFINITY ? 0 : max == new_max ? 1 : exp2_of(max - new_max);
 }
 
 // The factors of two sums when `more` is added to `state`.
