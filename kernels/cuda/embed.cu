@@ -28,12 +28,12 @@ __device__ void copy_floats(const DeviceTable::Band& band, std::int64_t row, boo
   }
 }
 
-// Four columns of a segment from `in` on, a code a byte.
+// The code of a segment's column `in`: four neighbouring ones share what is loaded.
 template <typename F>
-__device__ __forceinline__ unsigned four_codes(const std::byte* segment, int in_panel, int in) {
+__device__ __forceinline__ unsigned code_at(const std::byte* segment, int in_panel, int in) {
   const int lane = in_panel / 2 * 4 + in % 16 / 4;
   const int quad = in % 128 / 16;
-  unsigned codes = 0;
+  unsigned code = 0;
   unroll<F::n_planes>([&](auto plane) {
     constexpr int p = decltype(plane)::value;
     constexpr int bits = F::planes[p].bits;
@@ -41,13 +41,12 @@ __device__ __forceinline__ unsigned four_codes(const std::byte* segment, int in_
     const int dword = in / 128 * 2 * F::bits + 2 * (before + quad * bits / 8) + in_panel % 2;
     const unsigned fields =
         *reinterpret_cast<const unsigned*>(segment + (dword / 4 * 32 + lane) * 16 + dword % 4 * 4);
-    constexpr unsigned kMask = ((1u << bits) - 1) * 0x01010101u;
-    codes |= (fields >> quad % (8 / bits) * bits & kMask) << F::planes[p].shift;
+    const unsigned byte = fields >> in % 4 * 8;
+    code |= (byte >> quad % (8 / bits) * bits & ((1u << bits) - 1)) << F::planes[p].shift;
   });
-  return codes;
+  return code;
 }
 
-// A thread for each four columns: they share a group.
 template <typename F>
 __device__ void unpack_row(const DeviceTable::Band& band, std::int64_t row, bool accumulate,
                            float* y) {
@@ -55,7 +54,7 @@ __device__ void unpack_row(const DeviceTable::Band& band, std::int64_t row, bool
   const int per_segment = kSegmentCols / band.block;
   const std::int64_t panel = row / kPanelRows;
   const auto in_panel = static_cast<int>(row % kPanelRows);
-  for (int c = static_cast<int>(threadIdx.x) * 4; c < band.cols; c += 4 * kThreads) {
+  for (int c = static_cast<int>(threadIdx.x); c < band.cols; c += kThreads) {
     const int in = c % kSegmentCols;
     const std::byte* segment =
         band.data + (panel * segments + c / kSegmentCols) * band.segment_bytes;
@@ -74,13 +73,8 @@ __device__ void unpack_row(const DeviceTable::Band& band, std::int64_t row, bool
     } else {
       min = __fmul_rn(-scale, static_cast<float>(static_cast<unsigned>(minima[entry])));
     }
-    const unsigned codes = four_codes<F>(segment, in_panel, in);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      if (c + j >= band.cols) break;
-      const auto code = static_cast<float>(codes >> 8 * j & 255);
-      put(__fadd_rn(__fmul_rn(scale, code), min), accumulate, y + c + j);
-    }
+    const auto code = static_cast<float>(code_at<F>(segment, in_panel, in));
+    put(__fadd_rn(__fmul_rn(scale, code), min), accumulate, y + c);
   }
 }
 

@@ -126,8 +126,9 @@ struct Softmax {
 };
 __device__ constexpr Softmax kNothing{-INFINITY, 0};
 
+// Exactly 1 where nothing larger came, so that chunks that a query does not see change nothing.
 __device__ __forceinline__ float weight_of(float max, float new_max) {
-  return max == -INFINITY ? 0 : exp2_of(max - new_max);
+  return max == -INFINITY ? 0 : max == new_max ? 1 : exp2_of(max - new_max);
 }
 
 // The factors of two sums when `more` is added to `state`.
@@ -348,7 +349,7 @@ __device__ void attend_chunk(const Attention& a, const Block& block, const Chunk
 
 // Grid: [tokens, kv_heads and parts of their groups, chunks].
 template <KvType type, bool aligned>
-__global__ void __launch_bounds__(kThreads) attend(Attention a) {
+__global__ void __launch_bounds__(kThreads, type == KvType::f32 ? 1 : 3) attend(Attention a) {
   // Shared, [tiles] queries, [queries, head_dim] sums of chunks so far
   extern __shared__ uint4 dynamic[];
   auto& shared = *reinterpret_cast<Shared*>(dynamic);
