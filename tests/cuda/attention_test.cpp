@@ -67,8 +67,9 @@ class Problem {
   std::vector<float>& q() { return q_; }
 
   void store_on_cpu(Backend& backend, const std::vector<Token>& tokens) {
-    backend.store_kv(host_kv_, Places(*this, tokens).on_host, gather(k_, tokens).data(),
-                     gather(v_, tokens).data());
+    const Places places(*this, tokens);
+    backend.place(places.on_host);
+    backend.store_kv(host_kv_, gather(k_, tokens).data(), gather(v_, tokens).data());
   }
   void store(const std::vector<Token>& tokens) const {
     const Places places(*this, tokens);
@@ -94,8 +95,9 @@ class Problem {
   std::vector<float> attend_on_cpu(Backend& backend, const std::vector<Token>& tokens) const {
     const std::vector<float> q = gather(q_, tokens);
     std::vector<float> out(q.size());
-    backend.attention(host_kv_, Places(*this, tokens).on_host, q.data(), shape_.heads, scale(),
-                      out.data());
+    const Places places(*this, tokens);
+    backend.place(places.on_host);
+    backend.attention(host_kv_, q.data(), shape_.heads, scale(), out.data());
     return out;
   }
 

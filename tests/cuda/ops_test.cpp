@@ -221,7 +221,7 @@ void check_embedding(const PackedMatrix& matrix) {
     check_cuda(cuda::embed_rows(table.table, device_ids, 4, matrix.view.cols, device_y, accumulate,
                                 nullptr),
                "embed_rows");
-    reference()->embed_rows(matrix.view, ids, y.data(), accumulate);
+    reference()->embed_rows(matrix.view, ids.data(), 4, y.data(), accumulate);
     expect_bits(device_y.read(), y);
   }
 }

@@ -28,7 +28,7 @@ class CudaQuantize : public testing::CudaTest {
     options.recipe.bits = 2;
     options.recipe.group = 32;
     options.recipe.range = RangeKind::minmax;
-    options.recipe.calibration = {text_, 5, 16, 1};
+    options.recipe.calibration = {text_, 3, 12, 1};
     options.device = "cuda";
     options.threads = 1;
     return options;
@@ -47,7 +47,7 @@ class CudaQuantize : public testing::CudaTest {
 
 TEST_F(CudaQuantize, SearchesAndSavesWhatItAccepted) {
   QuantizeOptions with = options();
-  with.recipe.search.steps = 12;
+  with.recipe.search.steps = 8;
   with.recipe.search.local = 16;
   const auto path = make("one.gguf", with);
   EXPECT_EQ(read_file(path), read_file(make("two.gguf", with)));
@@ -69,7 +69,7 @@ TEST_F(CudaQuantize, SearchesAndSavesWhatItAccepted) {
 TEST_F(CudaQuantize, TriesSalientColumns) {
   QuantizeOptions with = options();
   set_squeeze10(with.recipe);
-  with.recipe.calibration = {text_, 5, 16, 1};
+  with.recipe.calibration = options().recipe.calibration;
   with.recipe.pbar_trials = true;
   EXPECT_EQ(read_file(make("one.gguf", with)), read_file(make("two.gguf", with)));
 }
@@ -77,8 +77,9 @@ TEST_F(CudaQuantize, TriesSalientColumns) {
 TEST_F(CudaQuantize, DividesABudget) {
   QuantizeOptions with = options();
   with.recipe.allocate.kind = Allocation::bits;
-  with.recipe.allocate.target_bits = 2.5;
-  with.recipe.allocate.sequences = 2;
+  with.recipe.allocate.target_bits = 3.2;
+  with.recipe.allocate.sequences = 1;
+  with.recipe.allocate.widths = {2, 4};
   EXPECT_EQ(read_file(make("one.gguf", with)), read_file(make("two.gguf", with)));
 }
 
