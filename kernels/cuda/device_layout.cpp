@@ -14,13 +14,14 @@ void put_codes(Format format, const std::uint8_t* codes, int row, std::int64_t s
   for (std::int64_t c = 0; c < segments * kSegmentCols; ++c) {
     const auto in = static_cast<int>(c % kSegmentCols);
     const int lane = row / 2 * 4 + in % 16 / 4;
-    const int quad = in % 128 / 16;
+    const int place_of_quad = quad_place(in % 128 / 16);
     int before = 0;
     for (const Plane& plane : planes_of(format)) {
-      const int dword = in / 128 * 2 * bits + 2 * (before + quad * plane.bits / 8) + row % 2;
+      const int dword =
+          in / 128 * 2 * bits + 2 * (before + place_of_quad * plane.bits / 8) + row % 2;
       const int place = (dword / 4 * 32 + lane) * 16 + dword % 4 * 4 + in % 4;
       const unsigned code = codes[c] >> plane.shift & ((1u << plane.bits) - 1);
-      const int field = quad % (8 / plane.bits);
+      const int field = place_of_quad % (8 / plane.bits);
       panel[c / kSegmentCols * segment_bytes + place] |=
           static_cast<std::byte>(code << field * plane.bits);
       before += plane.bits;

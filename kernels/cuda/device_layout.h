@@ -12,8 +12,9 @@
 // Lane 4g + q has rows 2g and 2g + 1 of the panel. In step j of a segment, an mma.m16n8k32 over its
 // columns 32j ... 32j + 31, it has columns 4q ... 4q + 3 of both halves of 16. Its codes of a row
 // and 128 columns (4 steps) are 8 quads, in the order step, half; byte b of a quad is column b. A
-// plane of b bits keeps them in b dwords: quad i is field i % (8 / b) of dword i b / 8. Dwords come
-// in the order [128 columns][plane][dword][row of the pair].
+// plane of b bits keeps them in b dwords: the quad at place i is field i % (8 / b) of dword i b
+// / 8. Places differ from the order of quads so that both halves of a step are of even or both of
+// odd fields (quad_place). Dwords come in the order [128 columns][plane][dword][row of the pair].
 //
 // Where a group is the whole row, its scales and minima lie apart, once for each panel, as those of
 // a segment whose groups of kMaxActivationBlock columns are all alike.
@@ -53,7 +54,7 @@ inline constexpr int kQuarterSlices = kSlices / kQuarters;
 
 // The first segment of a slice (of the next, for where it ends).
 TENFOLD_ANYWHERE constexpr int slice_begin(int slice, int segments) {
-  return static_cast<int>(slice * static_cast<long long>(segments) / kSlices);
+  return slice * segments / kSlices;
 }
 TENFOLD_ANYWHERE constexpr int segments_of(int cols) {
   return (cols + kSegmentCols - 1) / kSegmentCols;
@@ -63,6 +64,9 @@ TENFOLD_ANYWHERE constexpr int segments_of(int cols) {
 TENFOLD_ANYWHERE constexpr int activation_place(int c) {
   return c % 16 / 4 * 32 + c / 32 * 8 + c % 32 / 16 * 4 + c % 4;
 }
+
+// Where quad i of 8 stands: the order [2 steps][half][step of two] instead of [4 steps][half].
+TENFOLD_ANYWHERE constexpr int quad_place(int i) { return (i & 4) | (i & 1) << 1 | (i >> 1 & 1); }
 
 // Bytes of a segment's scales and minima; block: columns of an activation block; min_kind: an id.
 TENFOLD_ANYWHERE constexpr int factor_bytes(int block, int min_kind) {

@@ -20,61 +20,109 @@ inline constexpr int kTokenStride = 24;
 inline constexpr int kSliceStride = kDecodeTokens * kTokenStride;
 
 // The activations of a segment: the lane's column of the tensor core's, and the factors of token q.
+// So few tokens are padded to kTile.
 template <int block>
 struct DecodeInput {
   static constexpr int kBlocks = kSegmentCols / block;
+  static constexpr int kFactorStride = kTile * 2;  // floats from plane to plane
   unsigned codes[2][8];
-  unsigned factors[2][kBlocks][2];  // [plane]
-  bool second = false;              // a token of the tile has something in its second plane
+  unsigned factors[kBlocks][2];  // of the first plane
+  bool second = false;           // a token has something in its second plane
 
-  __device__ __forceinline__ void load(const DeviceInput& in, int segment, int lane) {
-    const int g = lane / 4, q = lane % 4;
-    const std::int64_t stride = in.padded_tokens;
-    second = *reinterpret_cast<const unsigned*>(in.second + segment * stride) != 0;
-    if (g / 2 < in.tokens && (second || g % 2 == 0)) {
-      const std::int64_t column = g % 2 * stride + g / 2;
-      const std::int8_t* x = in.codes + column * in.cols + segment * kSegmentCols + q * 32;
-      load_dwords<8>(x, codes[0]);
-      load_dwords<8>(x + 128, codes[1]);
+  // Where the lane reads a band's segment.
+  struct Place {
+    const std::int8_t* codes;
+    const float* factors;
+    const std::uint8_t* second;
+    __device__ __forceinline__ Place(const DeviceInput& in, int segment, int lane) {
+      const int g = lane / 4, q = lane % 4;
+      codes = in.codes + std::int64_t{g % 2 * kTile + g / 2} * in.cols + q * 32;
+      factors = in.factors + 2 * q;
+      second = in.second;
+      advance(segment);
     }
-    const float* at = in.factors + (segment * (kBlocks * 2 * stride) + q) * 2;
+    __device__ __forceinline__ void advance(int segments) {
+      codes += segments * kSegmentCols;
+      factors += segments * (kBlocks * 2 * kFactorStride);
+      second += segments * kTile;
+    }
+  };
+
+  // planes: how many a token must have for the lane to have a column: 1 or 2, 3 for none.
+  __device__ __forceinline__ void load(const Place& at, int planes) {
+    const unsigned flags = *reinterpret_cast<const unsigned*>(at.second);
+    second = __any_sync(~0u, flags != 0);  // all lanes have the same: the compiler sees it now
+    if (planes <= (second ? 2 : 1)) {
+      load_dwords<8>(at.codes, codes[0]);
+      load_dwords<8>(at.codes + 128, codes[1]);
+    }
+    load_factors(at, 0, factors);
+  }
+  static __device__ __forceinline__ void load_factors(const Place& at, int plane,
+                                                      unsigned (&to)[kBlocks][2]) {
 #pragma unroll
-    for (int i = 0; i < kBlocks; ++i) load_dwords<2>(at + i * 4 * stride, factors[0][i]);
-    if (!second) return;
-#pragma unroll
-    for (int i = 0; i < kBlocks; ++i) load_dwords<2>(at + (i * 4 + 2) * stride, factors[1][i]);
+    for (int i = 0; i < kBlocks; ++i) {
+      load_dwords<2>(at.factors + (i * 2 + plane) * kFactorStride, to[i]);
+    }
   }
 };
+
+// The dot products of a block: rows 2g and 2g + 1 by the planes of token q.
+template <int i, typename F, int block, int min_kind>
+__device__ __forceinline__ void multiply_block(const Segment<F, block, min_kind>& w,
+                                               const DecodeInput<block>& x, float (&dots)[2][2]) {
+  constexpr int kSteps = block / 32;
+  constexpr bool stay = kCanStay<F>;
+  int c[2][4];  // of even and odd steps
+#pragma unroll
+  for (int n = 0; n < 4; ++n) c[0][n] = c[1][n] = kMagicBits;
+  unroll<kSteps>([&](auto step) {
+    constexpr int s = decltype(step)::value, j = i * kSteps + s;
+    constexpr int odd = stay ? j % 2 : 0;
+    unsigned a[4];
+    w.template operand<j, stay>(a);
+    mma(c[odd], a, x.codes[j / 4][j % 4 * 2], x.codes[j / 4][j % 4 * 2 + 1], c[odd]);
+  });
+#pragma unroll
+  for (int n = 0; n < 4; ++n) {
+    float& dot = dots[n / 2][n % 2];
+    if constexpr (!stay) {
+      dot = dot_of(c[0][n]);
+    } else if constexpr (kSteps > 1) {
+      dot = dot_of<F::bits>(c[0][n], c[1][n]);
+    } else if constexpr (i % 2 == 0) {
+      dot = dot_of(c[0][n]);
+    } else {
+      dot = dot_of_staying<F::bits>(c[1][n]);
+    }
+  }
+}
 
 // Adds a segment to the sums of rows 2g and 2g + 1 and token q.
 template <typename F, int block, int min_kind>
 __device__ __forceinline__ void add_segment(const Segment<F, block, min_kind>& w,
-                                            const DecodeInput<block>& x, float (&acc)[2]) {
+                                            const DecodeInput<block>& x,
+                                            const typename DecodeInput<block>::Place& at,
+                                            float (&acc)[2]) {
   constexpr int kBlocks = kSegmentCols / block;
-  constexpr int kSteps = block / 32;
-  int second[kBlocks][2];
+  float dots[kBlocks][2][2];
   unroll<kBlocks>([&](auto b) {
     constexpr int i = decltype(b)::value;
-    int c[4] = {kMagicBits, kMagicBits, kMagicBits, kMagicBits};
-    unroll<kSteps>([&](auto step) {
-      constexpr int j = i * kSteps + decltype(step)::value;
-      unsigned a[4];
-      w.template operand<j>(a);
-      mma(c, a, x.codes[j / 4][j % 4 * 2], x.codes[j / 4][j % 4 * 2 + 1], c);
-    });
+    multiply_block<i>(w, x, dots[i]);
     const float2 s = w.template scales<i>();
     const float2 m = w.template minima<i>(s);
-    add_block(s.x, m.x, x.factors[0][i], c[0], acc[0]);
-    add_block(s.y, m.y, x.factors[0][i], c[2], acc[1]);
-    second[i][0] = c[1], second[i][1] = c[3];
+    add_block(s.x, m.x, x.factors[i], dots[i][0][0], acc[0]);
+    add_block(s.y, m.y, x.factors[i], dots[i][1][0], acc[1]);
   });
   if (!x.second) return;
+  unsigned factors[kBlocks][2];
+  DecodeInput<block>::load_factors(at, 1, factors);
   unroll<kBlocks>([&](auto b) {
     constexpr int i = decltype(b)::value;
     const float2 s = w.template scales<i>();
     const float2 m = w.template minima<i>(s);
-    add_block(s.x, m.x, x.factors[1][i], second[i][0], acc[0]);
-    add_block(s.y, m.y, x.factors[1][i], second[i][1], acc[1]);
+    add_block(s.x, m.x, factors[i], dots[i][0][1], acc[0]);
+    add_block(s.y, m.y, factors[i], dots[i][1][1], acc[1]);
   });
 }
 
@@ -96,7 +144,45 @@ __device__ __forceinline__ void finish_decode(const BandProduct& a, int panel, c
   store(a, panel * kPanelRows + row, token, total);
 }
 
+// The weights that a warp copies next, ahead of what it multiplies: its run of segments of panel
+// after panel.
+template <typename Segment>
+struct DecodeAhead {
+  typename Segment::Place at;
+  int factor_step;          // from segment to segment; 0 where a row has one group
+  int run, in_run, panels;  // segments of a panel, those left in this one, panels left
+
+  __device__ __forceinline__ DecodeAhead(const std::byte* codes, const std::byte* factors, int step,
+                                         int run_segments, int panels_left, int lane)
+      : at(codes, factors, lane),
+        factor_step(step),
+        run(run_segments),
+        in_run(run_segments),
+        panels(run_segments > 0 ? panels_left : 0) {
+    keep(factor_step);
+  }
+  __device__ __forceinline__ void copy(const BandProduct& a, int row_factor_bytes, std::byte* stage,
+                                       int lane) {
+    if (panels > 0) {
+      Segment::copy(at, stage, lane);
+      at.advance(a.band.segment_bytes, factor_step);
+      if (--in_run == 0) {
+        in_run = run, --panels;
+        const std::int64_t row_bytes =
+            std::int64_t{segments_of(a.band.cols)} * a.band.segment_bytes;
+        const std::int64_t step = gridDim.x * row_bytes - std::int64_t{run} * a.band.segment_bytes;
+        at.advance(step, factor_step != 0 ? step : std::int64_t{gridDim.x} * row_factor_bytes);
+      }
+    }
+    commit_copies();
+  }
+};
+
 }  // namespace detail
+
+struct DecodeShape {
+  int stages, ring_bytes;  // of a warp
+};
 
 // Bytes of shared memory.
 template <typename F, int block, int min_kind>
@@ -105,80 +191,82 @@ constexpr int decode_shared(int warps, int stages) {
          warps * stages * detail::Segment<F, block, min_kind>::kStageBytes;
 }
 
+// Thread blocks of 16 warps that registers let reside where there are that many.
+template <typename F, int block>
+inline constexpr int kDecodeBlocks = block == 128 && F::bits < 8 ? 2 : 1;
+
 template <typename F, int block, int min_kind>
-__global__ void __launch_bounds__(512) packed_decode(BandProduct a, int stages) {
+__global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
+    packed_decode(BandProduct a, DecodeShape shape) {
   using Segment = detail::Segment<F, block, min_kind>;
+  using Input = detail::DecodeInput<block>;
   extern __shared__ uint4 shared[];  // sums, then [warps][stages] segments
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+  // The same in all lanes, and the compiler sees it.
+  const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
+  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, q = lane % 4;
   const int panels = (a.rows + kPanelRows - 1) / kPanelRows;
   const int segments = segments_of(a.band.cols);
   const int slices = kSlices / (static_cast<int>(blockDim.x) / 32);  // of this warp
-  const int begin = slice_begin(warp * slices, segments);
-  const int end = slice_begin((warp + 1) * slices, segments);
-  constexpr int kFactors = factor_bytes(block, min_kind);
+  const int first_slice = warp * slices;
+  const int begin = slice_begin(first_slice, segments);
+  const int end = slice_begin(first_slice + slices, segments);
   auto* sums = reinterpret_cast<float*>(shared);  // [2][kSlices][kDecodeTokens][rows]
   int other_half = kSlices * detail::kSliceStride;
-  auto* const ring =
-      reinterpret_cast<std::byte*>(sums + 2 * other_half) + warp * stages * Segment::kStageBytes;
-  std::byte* const ring_end = ring + stages * Segment::kStageBytes;
+  auto* const rings = reinterpret_cast<std::byte*>(sums + 2 * other_half);
+  const int ring = warp * shape.ring_bytes, ring_end = ring + shape.ring_bytes;
 
-  // What is copied next, ahead of what is multiplied.
-  const std::int64_t row_bytes = std::int64_t{segments} * a.band.segment_bytes;
-  const std::int64_t panel_step = gridDim.x * row_bytes - (end - begin) * a.band.segment_bytes;
-  int ahead_panel = static_cast<int>(blockIdx.x), ahead = begin;
-  const std::byte* at =
-      a.band.segments + ahead_panel * row_bytes + std::int64_t{begin} * a.band.segment_bytes;
-  std::byte* ahead_stage = ring;
-  const auto copy_next = [&] {
-    if (ahead_panel < panels) {
-      const std::byte* factors = a.band.row_factors == nullptr
-                                     ? at + F::bits * 512
-                                     : a.band.row_factors + ahead_panel * kFactors;
-      Segment::copy(at, factors, ahead_stage, lane);
-      at += a.band.segment_bytes;
-      if (++ahead == end)
-        ahead = begin, ahead_panel += static_cast<int>(gridDim.x), at += panel_step;
-    }
-    detail::commit_copies();
-    ahead_stage += Segment::kStageBytes;
-    if (ahead_stage == ring_end) ahead_stage = ring;
-  };
-  if (begin < end) {
-    for (int i = 0; i < stages - 1; ++i) copy_next();
+  const int panels_left =
+      (panels - static_cast<int>(blockIdx.x) + static_cast<int>(gridDim.x) - 1) /
+      static_cast<int>(gridDim.x);
+  constexpr int kFactors = factor_bytes(block, min_kind);
+  const std::byte* weights =
+      a.band.segments + (std::int64_t{blockIdx.x} * segments + begin) * a.band.segment_bytes;
+  const bool one_group = a.band.row_factors != nullptr;
+  detail::DecodeAhead<Segment> ahead(
+      weights,
+      one_group ? a.band.row_factors + std::int64_t{blockIdx.x} * kFactors
+                : weights + F::bits * 512,
+      one_group ? 0 : a.band.segment_bytes, end - begin, panels_left, lane);
+  int stage = ring, ahead_stage = ring;  // bytes into all rings
+  for (; ahead_stage + Segment::kStageBytes < ring_end; ahead_stage += Segment::kStageBytes) {
+    ahead.copy(a, kFactors, rings + ahead_stage, lane);
   }
   wait_for_inputs();
-  detail::DecodeInput<block> x{};
-  if (begin < end) x.load(a.x, begin, lane);
+  Input x{};
+  typename Input::Place at(a.x, begin, lane);
+  const int planes = g / 2 < a.x.tokens ? 1 + g % 2 : 3;
+  if (begin < end) x.load(at, planes);
 
-  const std::byte* stage = ring;
-  const int g = lane / 4, q = lane % 4;
 #pragma unroll 1
   for (int panel = static_cast<int>(blockIdx.x); panel < panels;
        panel += static_cast<int>(gridDim.x)) {
     int segment = begin;
 #pragma unroll 1
-    for (int slice = warp * slices; slice < (warp + 1) * slices; ++slice) {
-      const int slice_end = slice_begin(slice + 1, segments);
+    for (int slice = first_slice; slice < first_slice + slices; ++slice) {
+      const int slice_end = slices == 1 ? end : slice_begin(slice + 1, segments);
       float acc[2] = {};
 #pragma unroll 1
       for (; segment < slice_end; ++segment) {
-        copy_next();
-        if (ahead_panel >= panels) let_next_begin();
-        if (stages == 2) {
+        ahead.copy(a, kFactors, rings + ahead_stage, lane);
+        ahead_stage = stage;
+        if (ahead.panels <= 0) let_next_begin();
+        if (shape.stages == 2) {
           detail::wait_for_copies<1>();
         } else {
           detail::wait_for_copies<2>();
         }
         Segment now;
-        now.read(stage, lane);
+        now.read(rings + stage, lane);
         stage += Segment::kStageBytes;
         if (stage == ring_end) stage = ring;
-        detail::add_segment(now, x, acc);
-        if (end - begin > 1) x.load(a.x, segment + 1 < end ? segment + 1 : begin, lane);
+        detail::add_segment(now, x, at, acc);
+        if (end - begin > 1) {
+          at.advance(segment + 1 < end ? 1 : begin + 1 - end);
+          x.load(at, planes);
+        }
       }
-      *reinterpret_cast<float2*>(sums + slice * detail::kSliceStride + q * detail::kTokenStride +
-                                 2 * g) = {acc[0], acc[1]};
+      float* to = sums + slice * detail::kSliceStride + q * detail::kTokenStride + 2 * g;
+      *reinterpret_cast<float2*>(to) = make_float2(acc[0], acc[1]);
     }
     __syncthreads();
     if (threadIdx.x < kPanelRows * kDecodeTokens) detail::finish_decode(a, panel, sums);

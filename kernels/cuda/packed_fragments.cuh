@@ -21,7 +21,10 @@ namespace detail {
 // would run at a quarter of the rate or less.
 inline constexpr int kMagicBits = 0x4b400000;
 inline constexpr float kMagic = 12582912.0f;
-__device__ __forceinline__ float dot_of(int c) { return __fsub_rn(__int_as_float(c), kMagic); }
+
+// Keeps a value in its register: the compiler would find it anew at each use.
+__device__ __forceinline__ void keep(unsigned& value) { asm volatile("" : "+r"(value)); }
+__device__ __forceinline__ void keep(int& value) { asm volatile("" : "+r"(value)); }
 
 // d = a b + c. sm_75 has no m16n8k32, but four m8n8k16 on the same registers.
 __device__ __forceinline__ void mma(int (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
@@ -118,26 +121,33 @@ __device__ __forceinline__ void read_dwords(const std::byte* from, int lane, uns
   }
 }
 
-template <int bits, int field, int shift>
-__device__ __forceinline__ unsigned quad_of(unsigned dword) {
-  constexpr int right = field * bits - shift;
-  constexpr unsigned mask = 0x01010101u * (((1u << bits) - 1) << shift);
-  if constexpr (bits == 8) return dword;
+// Moved right by `right` bits, if to the left where that is negative.
+template <int right, unsigned mask>
+__device__ __forceinline__ unsigned bits_of(unsigned dword) {
+  if constexpr (right == 0 && mask == ~0u) return dword;
   if constexpr (right > 0) return (dword >> right) & mask;
   if constexpr (right < 0) return (dword << -right) & mask;
   return dword & mask;
 }
 
-// Quads of one row of the pair and 128 columns; dwords: [plane][dword][row of the pair].
-template <typename F, int i>
+// Codes of odd steps may stay where they are, next to the even ones: times 2^bits. That spares half
+// of the shifts, and costs a second sum.
+template <typename F>
+inline constexpr bool kCanStay = F::n_planes == 1 && F::bits < 8;
+
+// Quad i of one row of the pair and 128 columns; dwords: [plane][dword][row of the pair].
+template <typename F, int i, bool stay>
 __device__ __forceinline__ unsigned quad(const unsigned* dwords, int row) {
+  constexpr int at = quad_place(i);
   unsigned result = 0;
   unroll<F::n_planes>([&](auto plane) {
     constexpr int p = decltype(plane)::value;
     constexpr int bits = F::planes[p].bits;
     constexpr int before = p == 0 ? 0 : F::planes[0].bits;
-    constexpr int dword = before + i * bits / 8;
-    result |= quad_of<bits, i % (8 / bits), F::planes[p].shift>(dwords[2 * dword + row]);
+    constexpr int dword = before + at * bits / 8;
+    constexpr int to = F::planes[p].shift + (stay ? at % 2 * bits : 0);
+    constexpr unsigned mask = ((1u << bits) - 1) * 0x01010101u << to;
+    result |= bits_of<at % (8 / bits) * bits - to, mask>(dwords[2 * dword + row]);
   });
   return result;
 }
@@ -157,17 +167,22 @@ struct Segment {
   unsigned scale[kGroups];
   unsigned min[kMins == 0 ? 1 : kMins];
 
-  static __device__ __forceinline__ void copy(const std::byte* codes_at,
-                                              const std::byte* factors_at, std::byte* stage,
-                                              int lane) {
-    copy_dwords<4 * F::bits>(codes_at + lane * 16, 512, stage, lane);
-    const int g = lane / 4;
-    stage += F::bits * 512;
-    copy_dwords<kGroups>(factors_at + g * (4 * kGroups), 16, stage, lane);
-    if constexpr (kMins > 0) {
-      copy_dwords<kMins>(factors_at + kGroups * 32 + g * (4 * kMins), 16, stage + kGroups * 128,
-                         lane);
+  // What a lane copies of a segment. A step leads to another segment.
+  struct Place {
+    const std::byte *codes, *scale, *min;
+    __device__ __forceinline__ Place(const std::byte* codes_at, const std::byte* factors, int lane)
+        : codes(codes_at + lane * 16),
+          scale(factors + lane / 4 * (4 * kGroups)),
+          min(factors + kGroups * 32 + lane / 4 * (4 * kMins)) {}
+    __device__ __forceinline__ void advance(std::int64_t code_step, std::int64_t factor_step) {
+      codes += code_step, scale += factor_step, min += factor_step;
     }
+  };
+  static __device__ __forceinline__ void copy(const Place& from, std::byte* stage, int lane) {
+    copy_dwords<4 * F::bits>(from.codes, 512, stage, lane);
+    stage += F::bits * 512;
+    copy_dwords<kGroups>(from.scale, 16, stage, lane);
+    if constexpr (kMins > 0) copy_dwords<kMins>(from.min, 16, stage + kGroups * 128, lane);
   }
   __device__ __forceinline__ void read(const std::byte* stage, int lane) {
     read_dwords<4 * F::bits>(stage, lane, codes);
@@ -176,13 +191,13 @@ struct Segment {
     if constexpr (kMins > 0) read_dwords<kMins>(stage + kGroups * 128, lane, min);
   }
 
-  // Operand A of step j (0 ... 7): rows 2g, 2g + 1 of columns 32j ...
-  template <int j>
+  // Operand A of step j (0 ... 7): rows 2g, 2g + 1 of columns 32j ... stay: of odd steps as above.
+  template <int j, bool stay>
   __device__ __forceinline__ void operand(unsigned (&a)[4]) const {
     constexpr int k = j % 4;
     const unsigned* dwords = codes + j / 4 * (2 * F::bits);
-    a[0] = quad<F, 2 * k>(dwords, 0), a[1] = quad<F, 2 * k>(dwords, 1);
-    a[2] = quad<F, 2 * k + 1>(dwords, 0), a[3] = quad<F, 2 * k + 1>(dwords, 1);
+    a[0] = quad<F, 2 * k, stay>(dwords, 0), a[1] = quad<F, 2 * k, stay>(dwords, 1);
+    a[2] = quad<F, 2 * k + 1, stay>(dwords, 0), a[3] = quad<F, 2 * k + 1, stay>(dwords, 1);
   }
   // Of group i, for rows 2g and 2g + 1.
   template <int i>
@@ -200,10 +215,24 @@ struct Segment {
   }
 };
 
+// A block's dot product. Of two sums: of even steps, and of odd ones whose codes stay.
+__device__ __forceinline__ float dot_of(int c) { return __fsub_rn(__int_as_float(c), kMagic); }
+template <int bits>
+__device__ __forceinline__ float dot_of_staying(int c) {
+  constexpr float unit = 1.0f / (1 << bits);
+  return __fmaf_rn(__int_as_float(c), unit, -kMagic * unit);
+}
+template <int bits>
+__device__ __forceinline__ float dot_of(int even, int odd) {
+  constexpr float unit = 1.0f / (1 << bits);
+  return __fmaf_rn(__int_as_float(odd), unit,
+                   __fsub_rn(__int_as_float(even), kMagic + kMagic * unit));
+}
+
 // One block into a row's sum: device_layout.h. factors: scale of the block, and scale * sum.
-__device__ __forceinline__ void add_block(float scale, float min, const unsigned* factors, int c,
-                                          float& acc) {
-  acc = __fmaf_rn(__fmul_rn(scale, __uint_as_float(factors[0])), dot_of(c), acc);
+__device__ __forceinline__ void add_block(float scale, float min, const unsigned* factors,
+                                          float dot, float& acc) {
+  acc = __fmaf_rn(__fmul_rn(scale, __uint_as_float(factors[0])), dot, acc);
   acc = __fmaf_rn(min, __uint_as_float(factors[1]), acc);
 }
 

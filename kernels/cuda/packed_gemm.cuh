@@ -44,11 +44,12 @@ struct GemmInput {
       copy_async<16>(codes + std::int64_t{t} * in.cols + piece * 16,
                      to + t * kInputStride + piece * 16);
     }
-    constexpr int kPairs = kTile / 2;  // tokens whose factors are 16 bytes
+    // Factors of two tokens are 16 bytes.
     const float* factors =
         in.factors + (std::int64_t{segment} * kBlocks * 2 * in.padded_tokens + first) * 2;
-    for (int i = thread; i < tiles * kPairs * kBlocks; i += threads) {
-      const int b = i / (tiles * kPairs), pair = i % (tiles * kPairs);
+    for (int i = thread; i < kBlocks * kTokens / 2; i += threads) {
+      const int b = i / (kTokens / 2), pair = i % (kTokens / 2);
+      if (pair >= tiles * (kTile / 2)) continue;
       copy_async<16>(factors + (std::int64_t{b} * 2 * in.padded_tokens + pair * 2) * 2,
                      to + kCodeBytes + (b * kTokens + pair * 2) * 8);
     }
@@ -56,15 +57,23 @@ struct GemmInput {
 };
 
 // Adds half (128 columns) h of a segment to the sums of rows 2g, 2g + 1 by tokens 2q, 2q + 1 of
-// each of the tiles whose bit is set.
+// each of the tiles whose bit is set. magic: where sums of products begin.
 template <int h, int n_tiles, typename F, int block, int min_kind>
 __device__ __forceinline__ void add_half(const Segment<F, block, min_kind>& w, const std::byte* x,
-                                         unsigned tiles, int lane, float (&acc)[n_tiles][4]) {
+                                         unsigned tiles, int lane, const int (&magic)[4],
+                                         float (&acc)[n_tiles][4]) {
   using Input = GemmInput<block, n_tiles>;
   constexpr int kBlocks = 128 / block;
   constexpr int kSteps = block / 32;
   unsigned a[4][4];
-  unroll<4>([&](auto j) { w.template operand<4 * h + decltype(j)::value>(a[decltype(j)::value]); });
+  unroll<4>([&](auto j) {
+    w.template operand<4 * h + decltype(j)::value, false>(a[decltype(j)::value]);
+  });
+#pragma unroll
+  for (unsigned(&step)[4] : a) {
+#pragma unroll
+    for (unsigned& codes : step) keep(codes);
+  }
   float2 s[kBlocks], m[kBlocks];
   unroll<kBlocks>([&](auto b) {
     constexpr int i = decltype(b)::value;
@@ -82,20 +91,25 @@ __device__ __forceinline__ void add_half(const Segment<F, block, min_kind>& w, c
     b[1] = *reinterpret_cast<const uint4*>(codes + n * kTile * kInputStride + 16);
 #pragma unroll
     for (int i = 0; i < kBlocks; ++i) {
-      int c[4] = {kMagicBits, kMagicBits, kMagicBits, kMagicBits};
+      int c[4];
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
         const int j = i * kSteps + step;
         const uint4& from = b[j / 2];
-        mma(c, a[j], j % 2 == 0 ? from.x : from.z, j % 2 == 0 ? from.y : from.w, c);
+        const unsigned b0 = j % 2 == 0 ? from.x : from.z, b1 = j % 2 == 0 ? from.y : from.w;
+        if (step == 0) {
+          mma(c, a[j], b0, b1, magic);
+        } else {
+          mma(c, a[j], b0, b1, c);
+        }
       }
       const uint4 f =
           *reinterpret_cast<const uint4*>(factors + (i * Input::kTokens + n * kTile) * 8);
       const unsigned first[2] = {f.x, f.y}, second[2] = {f.z, f.w};
-      add_block(s[i].x, m[i].x, first, c[0], acc[n][0]);
-      add_block(s[i].x, m[i].x, second, c[1], acc[n][1]);
-      add_block(s[i].y, m[i].y, first, c[2], acc[n][2]);
-      add_block(s[i].y, m[i].y, second, c[3], acc[n][3]);
+      add_block(s[i].x, m[i].x, first, dot_of(c[0]), acc[n][0]);
+      add_block(s[i].x, m[i].x, second, dot_of(c[1]), acc[n][1]);
+      add_block(s[i].y, m[i].y, first, dot_of(c[2]), acc[n][2]);
+      add_block(s[i].y, m[i].y, second, dot_of(c[3]), acc[n][3]);
     }
   }
 }
@@ -175,7 +189,9 @@ template <typename F, int block, int min_kind, int n_tiles>
 __global__ void __launch_bounds__(kGemmThreads<n_tiles>) packed_gemm(BandProduct a, GemmShape s) {
   using Segment = detail::Segment<F, block, min_kind>;
   using Input = detail::GemmInput<block, n_tiles>;
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  // The same in all lanes, and the compiler sees it.
+  const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   const int way = warp / s.panels, in_way = warp % s.panels;
   const int warps = s.panels * s.ways, threads = 32 * s.panels;  // the latter of this way
   const int thread = static_cast<int>(threadIdx.x) - way * threads;
@@ -208,7 +224,8 @@ __global__ void __launch_bounds__(kGemmThreads<n_tiles>) packed_gemm(BandProduct
         a.band.row_factors == nullptr
             ? at + F::bits * 512
             : a.band.row_factors + std::int64_t{panel} * factor_bytes(block, min_kind);
-    Segment::copy(at, factors, weight_ring + stage * Segment::kStageBytes, lane);
+    Segment::copy(typename Segment::Place(at, factors, lane),
+                  weight_ring + stage * Segment::kStageBytes, lane);
   };
   const auto copy_next = [&] {
     if (next_segment < end) {
@@ -241,11 +258,14 @@ __global__ void __launch_bounds__(kGemmThreads<n_tiles>) packed_gemm(BandProduct
       if (++slice % kQuarterSlices == 0) sums.end_quarter();
     }
   };
+  int magic[4] = {detail::kMagicBits, detail::kMagicBits, detail::kMagicBits, detail::kMagicBits};
+#pragma unroll
+  for (int& bits : magic) detail::keep(bits);
   int input = 0, weight = 0;
 #pragma unroll 1
   for (int segment = begin; segment < end; ++segment) {
     advance_to(segment);
-    const unsigned second = masks[segment];
+    const unsigned second = __shfl_sync(~0u, static_cast<unsigned>(masks[segment]), 0);
     Segment now;
 #pragma unroll 1
     for (int plane = 0; plane <= (second != 0 ? 1 : 0); ++plane) {
@@ -260,8 +280,8 @@ __global__ void __launch_bounds__(kGemmThreads<n_tiles>) packed_gemm(BandProduct
         now.read(weight_ring + weight * Segment::kStageBytes, lane);
         const std::byte* x = input_ring + input * Input::kBytes;
         const unsigned which = plane == 0 ? (1u << tiles) - 1 : second;
-        detail::add_half<0, n_tiles>(now, x, which, lane, sums.acc);
-        detail::add_half<1, n_tiles>(now, x, which, lane, sums.acc);
+        detail::add_half<0, n_tiles>(now, x, which, lane, magic, sums.acc);
+        detail::add_half<1, n_tiles>(now, x, which, lane, magic, sums.acc);
       }
       if (++input == s.stages) input = 0;
     }

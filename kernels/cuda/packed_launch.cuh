@@ -76,7 +76,7 @@ cudaError_t launch_decode(const BandProduct& a, const DeviceLimits& limits, bool
   const int resident = resident_blocks(limits, registers, threads, shared) * limits.processors;
   return launch_on(stream, overlap, static_cast<unsigned>(std::min(panels_of(a.rows), resident)),
                    static_cast<unsigned>(threads), static_cast<std::size_t>(shared), kernel, a,
-                   t.stages);
+                   DecodeShape{t.stages, t.stages * Segment<F, block, min_kind>::kStageBytes});
 }
 
 // Few tokens: four warps share a row, so that there are warps enough. Many: a tile of 64 for as
