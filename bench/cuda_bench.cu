@@ -1,15 +1,20 @@
-// Products of one and eight tokens by the matrices of a LLaMA-2-7B layer on a CUDA device, in every
-// width, beside cuBLAS with f16 weights. Each time is the median of CUDA graphs whose launches go
-// round over copies of a matrix, more than the L2 cache holds; a launch waits for the one before
-// it, as the layers of a model do. Shares are of the read bandwidth measured in the same run.
+// Products of few and many tokens by the matrices of a LLaMA-2-7B layer on a CUDA device, in every
+// width, beside cuBLAS with f16 weights, and the rounding of activations before them. Each time is
+// the median of CUDA graphs whose launches go round over copies of a matrix, more than the L2 cache
+// holds; a launch waits for the one before it, as the layers of a model do. Shares are of the read
+// bandwidth measured in the same run.
 //
-//   cuda_bench [--profile]     --profile: one launch of 2 bits, for ncu
+//   cuda_bench [--profile | --tune]
+//
+// --profile: one launch of 2 bits, for ncu. --tune: the best of the ways to launch a product, for
+// each width and number of tokens, beside the default.
 
 #include <cublas_v2.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -19,8 +24,9 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/cuda/activations.h"
 #include "kernels/cuda/device_layout.h"
-#include "kernels/cuda/packed_decode.h"
+#include "kernels/cuda/packed_linear.h"
 #include "kernels/half.h"
 
 namespace tenfold {
@@ -28,6 +34,7 @@ namespace {
 
 constexpr std::size_t kRotate = 320u << 20;  // bytes of copies
 constexpr int kLayers = 32;
+constexpr int kTokens[] = {1, 4, 8, 16, 64, 512};
 
 struct Shape {
   const char* name;
@@ -159,58 +166,117 @@ struct FileBand {
   Band band;
 };
 
-cuda::DeviceInput random_input(int tokens, int cols, int block, std::mt19937& random,
-                               std::vector<Memory>& memory) {
-  const int padded = (cols + cuda::kSegmentCols - 1) / cuda::kSegmentCols * cuda::kSegmentCols;
-  std::vector<std::int8_t> codes(static_cast<std::size_t>(cuda::kTile * padded));
-  std::vector<float> factors(static_cast<std::size_t>(padded / block * cuda::kTile * 2));
-  for (std::int8_t& c : codes) c = static_cast<std::int8_t>(random());
-  for (float& f : factors) f = 1e-3f * static_cast<float>(random() % 99);
-  const Memory& x = memory.emplace_back(codes);
-  const auto* x_codes = x.as<std::int8_t>();
-  return {x_codes, memory.emplace_back(factors).as<float>(), tokens, cuda::kTile, padded};
-}
+// Random activations of a band, rounded on the device.
+class Input {
+ public:
+  Input(int tokens, int cols, int block)
+      : bands_{{0, cols, block}},
+        tokens_(tokens),
+        x_(random_floats(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(cols))),
+        prepared_(cuda::activation_bytes(bands_, tokens)) {
+    prepare(nullptr);
+  }
+  void prepare(cudaStream_t stream) const {
+    const cuda::ActivationSource from{x_.as<float>(), bands_[0].cols, nullptr, nullptr, 4};
+    check(cuda::launch_prepare(from, bands_, tokens_, prepared_.as<std::byte>(), true, stream),
+          "launch_prepare");
+  }
+  cuda::DeviceInput view() const {
+    return cuda::lay_out_activations(bands_, tokens_, prepared_.as<std::byte>())[0];
+  }
+
+ private:
+  static std::vector<float> random_floats(std::size_t n) {
+    std::mt19937 random(2);
+    std::vector<float> values(n);
+    for (float& v : values) v = 1e-3f * static_cast<float>(random() % 2001) - 1.0f;
+    return values;
+  }
+
+  std::array<cuda::ActivationBand, 1> bands_;
+  int tokens_;
+  Memory x_, prepared_;
+};
 
 void print_row(const char* weights, const char* shape, int tokens, double us, double bytes,
                double bandwidth) {
   const double gbs = bytes * 1e-3 / us;
-  std::printf("| %-8s | %-8s | %d | %7.2f | %5.0f | %3.0f %% |\n", weights, shape, tokens, us, gbs,
+  std::printf("| %-8s | %-8s | %3d | %7.2f | %5.0f | %3.0f %% |\n", weights, shape, tokens, us, gbs,
               100 * gbs / bandwidth);
   std::fflush(stdout);
 }
 
-double time_packed(Shape shape, Format format, std::int64_t group, int tokens, double bandwidth,
+cuda::DeviceLimits limits_of_device() {
+  cuda::DeviceLimits limits;
+  check(cuda::device_limits(0, &limits), "device_limits");
+  return limits;
+}
+
+// A matrix of random weights, several times over.
+class Packed {
+ public:
+  Packed(Shape shape, Format format, std::int64_t group) : shape_(shape) {
+    std::mt19937 random(1);
+    const FileBand file(shape, format, group, random);
+    const cuda::DeviceWeights made = cuda::device_weights(file.band, shape.rows);
+    while (copies_.size() * made.segments.size() < kRotate) copies_.emplace_back(made.segments);
+    band_ = {format, MinKind::zero, made.block, shape.cols, made.segment_bytes, nullptr, nullptr};
+    bytes_ = file.bytes();
+  }
+  std::int64_t bytes() const { return bytes_; }
+  int block() const { return band_.block; }
+
+  // Microseconds of a product.
+  double time(const Input& input, const cuda::Tuning& tuning) const {
+    static const cuda::DeviceLimits limits = limits_of_device();
+    const int tokens = input.view().tokens;
+    const Memory y(static_cast<std::size_t>(shape_.rows) * static_cast<std::size_t>(tokens) *
+                   sizeof(float));
+    cuda::DeviceProduct product;
+    product.n_bands = 1;
+    product.bands[0] = band_;
+    product.x[0] = input.view();
+    product.y = y.as<float>();
+    product.ldy = product.rows = shape_.rows;
+    return time_us(
+        std::max<std::size_t>(copies_.size(), 20), [&](std::size_t run, cudaStream_t stream) {
+          product.bands[0].segments = copies_[run % copies_.size()].as<std::byte>();
+          check(cuda::launch_linear(product, limits, true, stream, tuning), "launch_linear");
+        });
+  }
+
+ private:
+  Shape shape_;
+  std::vector<Memory> copies_;
+  cuda::DeviceBand band_;
+  std::int64_t bytes_ = 0;
+};
+
+double time_packed(const Packed& weights, Shape shape, int tokens, double bandwidth,
                    const char* name) {
-  std::mt19937 random(1);
-  const FileBand file(shape, format, group, random);
-  const cuda::DeviceWeights made = cuda::device_weights(file.band, shape.rows);
-  std::vector<Memory> memory, copies;
-  while (copies.size() * made.segments.size() < kRotate) copies.emplace_back(made.segments);
-  const Memory y(static_cast<std::size_t>(shape.rows * cuda::kTile) * sizeof(float));
-  cuda::DeviceProduct product;
-  product.band = {format,  MinKind::zero, made.block, shape.cols, made.segment_bytes,
-                  nullptr, nullptr};
-  product.x = random_input(tokens, shape.cols, made.block, random, memory);
-  product.y = y.as<float>();
-  product.rows = shape.rows;
-  const double us =
-      time_us(std::max<std::size_t>(copies.size(), 20), [&](std::size_t run, cudaStream_t stream) {
-        product.band.segments = copies[run % copies.size()].as<std::byte>();
-        check(cuda::launch_decode(product, true, stream), "packed_decode");
-      });
-  print_row(name, shape.name, tokens, us, static_cast<double>(file.bytes()), bandwidth);
+  const Input input(tokens, shape.cols, weights.block());
+  const double us = weights.time(input, {});
+  print_row(name, shape.name, tokens, us, static_cast<double>(weights.bytes()), bandwidth);
   return us;
+}
+
+void time_prepare(Shape shape, int tokens) {
+  const Input input(tokens, shape.cols, 128);
+  const double us = time_us(20, [&](std::size_t, cudaStream_t stream) { input.prepare(stream); });
+  std::printf("| rounding | %d columns | %3d | %7.2f |       |       |\n", shape.cols, tokens, us);
 }
 
 double time_cublas(cublasHandle_t handle, Shape shape, int tokens, double bandwidth) {
   const std::size_t bytes = static_cast<std::size_t>(shape.rows) * shape.cols * 2;
-  const Memory workspace(64u << 20), x(static_cast<std::size_t>(shape.cols * tokens) * 2),
-      y(static_cast<std::size_t>(shape.rows * tokens) * 2);
+  const Memory workspace(64u << 20),
+      x(static_cast<std::size_t>(shape.cols) * static_cast<std::size_t>(tokens) * 2),
+      y(static_cast<std::size_t>(shape.rows) * static_cast<std::size_t>(tokens) * 2);
   std::vector<Memory> copies;
   while (copies.size() * bytes < kRotate) {
     check(cudaMemset(copies.emplace_back(bytes).as<void>(), 0x2c, bytes), "memset");
   }
-  check(cudaMemset(x.as<void>(), 0x2c, static_cast<std::size_t>(shape.cols * tokens) * 2),
+  check(cudaMemset(x.as<void>(), 0x2c,
+                   static_cast<std::size_t>(shape.cols) * static_cast<std::size_t>(tokens) * 2),
         "memset");
   const float one = 1, zero = 0;
   const double us =
@@ -228,7 +294,7 @@ double time_cublas(cublasHandle_t handle, Shape shape, int tokens, double bandwi
 }
 
 void print_layers(const char* name, int tokens, double us) {
-  std::printf("| %-8s | %d layers | %d | %7.0f |       |       |\n", name, kLayers, tokens,
+  std::printf("| %-8s | %d layers | %3d | %7.0f |       |       |\n", name, kLayers, tokens,
               kLayers * us);
 }
 
@@ -255,14 +321,19 @@ void print_table() {
   std::printf("| weights | matrix | tokens | us | GB/s | of read |\n|---|---|---|---|---|---|\n");
   cublasHandle_t handle;
   check(cublasCreate(&handle), "cublasCreate");
-  for (const int tokens : {1, cuda::kTile}) {
-    for (const Width& width : kWidths) {
-      double all = 0;
-      for (const Shape shape : kShapes) {
-        all += time_packed(shape, width.format, width.group, tokens, bandwidth, width.name);
+  for (const Width& width : kWidths) {
+    std::array<double, std::size(kTokens)> all{};
+    for (const Shape shape : kShapes) {
+      const Packed weights(shape, width.format, width.group);
+      for (std::size_t i = 0; i < all.size(); ++i) {
+        all[i] += time_packed(weights, shape, kTokens[i], bandwidth, width.name);
       }
-      print_layers(width.name, tokens, all);
     }
+    for (std::size_t i = 0; i < all.size(); ++i) print_layers(width.name, kTokens[i], all[i]);
+  }
+  for (const int tokens : kTokens) {
+    time_prepare(kShapes[1], tokens);
+    time_prepare(kShapes[3], tokens);
     double all = 0;
     for (const Shape shape : kShapes) all += time_cublas(handle, shape, tokens, bandwidth);
     print_layers("f16", tokens, all);
@@ -270,12 +341,58 @@ void print_table() {
   cublasDestroy(handle);
 }
 
+std::vector<cuda::Tuning> candidates(int tokens) {
+  std::vector<cuda::Tuning> all;
+  for (const int stages : {2, 3}) {
+    if (tokens <= cuda::kDecodeTokens) {
+      for (const int warps : {4, 8, 16}) all.push_back({.decode_warps = warps, .stages = stages});
+      continue;
+    }
+    for (const int tile : {16, 64}) {
+      for (const int ways : {1, 4}) {
+        for (int panels = 1; panels * ways <= (tile == 16 ? 16 : 8); panels *= 2) {
+          all.push_back({0, tile, panels, ways, stages});
+        }
+      }
+    }
+  }
+  return all;
+}
+
+void print_tuning() {
+  std::printf(
+      "| weights | matrix | tokens | default us | best us | warps, tile, panels, ways, stages |\n");
+  std::printf("|---|---|---|---|---|---|\n");
+  for (const Width& width : kWidths) {
+    for (const Shape shape : kShapes) {
+      const Packed weights(shape, width.format, width.group);
+      for (const int tokens : kTokens) {
+        const Input input(tokens, shape.cols, weights.block());
+        double best = 1e30;
+        cuda::Tuning with;
+        for (const cuda::Tuning& tuning : candidates(tokens)) {
+          const double us = weights.time(input, tuning);
+          if (us < best) best = us, with = tuning;
+        }
+        std::printf("| %-8s | %-8s | %3d | %7.2f | %7.2f | %d, %d, %d, %d, %d |\n", width.name,
+                    shape.name, tokens, weights.time(input, {}), best, with.decode_warps,
+                    with.tile_tokens, with.panels, with.ways, with.stages);
+        std::fflush(stdout);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tenfold
 
 int main(int argc, char** argv) {
-  if (argc > 1 && std::strcmp(argv[1], "--profile") == 0) {
-    tenfold::time_packed(tenfold::kShapes[2], tenfold::Format::q2, 128, 1, 1, "q2 g128");
+  const char* what = argc > 1 ? argv[1] : "";
+  if (std::strcmp(what, "--profile") == 0) {
+    const tenfold::Shape shape = tenfold::kShapes[2];
+    tenfold::time_packed(tenfold::Packed(shape, tenfold::Format::q2, 128), shape, 1, 1, "q2 g128");
+  } else if (std::strcmp(what, "--tune") == 0) {
+    tenfold::print_tuning();
   } else {
     tenfold::print_table();
   }

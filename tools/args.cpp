@@ -145,12 +145,10 @@ void add_common_options(CLI::App& app, CommonOptions& options, ModelArgument mod
   app.add_flag("--quiet", options.quiet, "say nothing on standard error but errors")->group(kGroup);
 }
 
-std::unique_ptr<Backend> open_device(const CommonOptions& options) {
+std::unique_ptr<Backend> open_device(const CommonOptions& options, std::string& notice) {
   const DeviceOptions device{
       options.device, {options.threads, options.isa, options.activations}, cache_folder()};
-  return make_backend(device, [&](std::string_view why) {
-    if (!options.quiet) note(std::string(why));
-  });
+  return make_backend(device, [&](std::string_view why) { notice = why; });
 }
 
 GenerateOptions SamplingOptions::resolve() const {

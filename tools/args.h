@@ -50,9 +50,10 @@ std::optional<DType> parse_float_type(std::string_view name);
 enum class ModelArgument { none, option, positional };
 void add_common_options(CLI::App& app, CommonOptions& options, ModelArgument model);
 
-// What --device, --threads, --isa and --activations ask for. Says on standard error, unless --quiet, why `auto` takes the CPU though there is a
-// CUDA module. Throws device (an ErrorCode) where what is asked for is not there.
-std::unique_ptr<Backend> open_device(const CommonOptions& options);
+// What --device, --threads, --isa and --activations ask for. notice: why `auto` takes the CPU
+// though there is a CUDA module, for people; else left as it is. Throws device (an ErrorCode) where
+// what is asked for is not there.
+std::unique_ptr<Backend> open_device(const CommonOptions& options, std::string& notice);
 
 struct SamplingOptions {
   GenerateOptions generate;

@@ -263,8 +263,13 @@ int run(const Options& options) {
   quantization.threads = options.common.threads;
   quantization.isa = options.common.isa;
   quantization.device = options.common.device;
+  std::string notice;
   if (options.common.device == "auto") {
-    quantization.device = open_device(options.common)->shares_host_memory() ? "cpu" : "cuda";
+    quantization.device = "cpu";
+    const bool runs = !quantization.recipe.calibration.file.empty();
+    if (runs && !open_device(options.common, notice)->shares_host_memory()) {
+      quantization.device = "cuda";
+    }
   }
   quantization.overwrite = options.force;
   quantization.dry_run = options.dry_run;
@@ -303,6 +308,7 @@ int run(const Options& options) {
   }
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (!options.common.quiet && !notice.empty()) note(notice);
   if (!options.common.quiet) note_result(options, result, seconds, peak);
   if (!options.report.empty() && !options.dry_run) write_report(options, seconds, peak);
   if (options.json) print_json(options, result, seconds, peak);

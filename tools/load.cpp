@@ -53,7 +53,8 @@ void note_model(const LoadedModel& loaded, std::int64_t context, KvType kv) {
 
 LoadedModel load(const CommonOptions& options, std::int64_t context, KvType kv) {
   LoadedModel loaded;
-  loaded.ws = std::make_unique<Workspace>(open_device(options));
+  std::string notice;
+  loaded.ws = std::make_unique<Workspace>(open_device(options, notice));
   const auto source = std::make_shared<const ModelSource>(options.model);
   const Family& family = find_family(*source);
   const ModelSize size = measure(family, read_spec(family, *source), *source);
@@ -62,7 +63,9 @@ LoadedModel load(const CommonOptions& options, std::int64_t context, KvType kv) 
   if (!options.quiet) note_copies(size);
   loaded.tokenizer = load_tokenizer(*source);
   loaded.model = load_model(source);
-  if (!options.quiet) note_model(loaded, context, kv);
+  if (options.quiet) return loaded;
+  if (!notice.empty()) note(notice);
+  note_model(loaded, context, kv);
   return loaded;
 }
 

@@ -6,8 +6,8 @@
 // A segment holds
 //
 //   codes    [bits][32 lanes] of 16 bytes
-//   scales   [8 lane groups][groups of the segment][2 rows] f16
-//   minima   in the same order: u8 zero points (MinKind::zero), f16 (f16), nothing (midrise)
+//   factors  [8 lane groups] of scales, [groups of the segment][2 rows] f16, and minima in the same
+//            order: u8 zero points (MinKind::zero), f16 (f16), nothing (midrise)
 //
 // Lane 4g + q has rows 2g and 2g + 1 of the panel. In step j of a segment, an mma.m16n8k32 over its
 // columns 32j ... 32j + 31, it has columns 4q ... 4q + 3 of both halves of 16. Its codes of a row
@@ -16,8 +16,8 @@
 // / 8. Places differ from the order of quads so that both halves of a step are of even or both of
 // odd fields (quad_place). Dwords come in the order [128 columns][plane][dword][row of the pair].
 //
-// Where a group is the whole row, its scales and minima lie apart, once for each panel, as those of
-// a segment whose groups of kMaxActivationBlock columns are all alike.
+// Where a group is the whole row, its factors lie apart, once for each panel, as those of a segment
+// whose groups of kMaxActivationBlock columns are all alike.
 //
 // Activations are int8, padded with zeros to whole segments of columns and kTile tokens. 128
 // columns lie in the order q, step, half, byte: 32 bytes a lane.
@@ -71,6 +71,32 @@ TENFOLD_ANYWHERE constexpr int quad_place(int i) { return (i & 4) | (i & 1) << 1
 // Bytes of a segment's scales and minima; block: columns of an activation block; min_kind: an id.
 TENFOLD_ANYWHERE constexpr int factor_bytes(int block, int min_kind) {
   return kSegmentCols / block * kPanelRows * (2 + (min_kind == 0 ? 1 : min_kind == 2 ? 2 : 0));
+}
+
+// Where the bits of one plane of a code stand: in a byte of the segment, from a bit on. bits: of
+// the format; plane_bits: of the plane; before: of the planes before it; in: column of the segment.
+struct CodePlace {
+  int byte, bit;
+};
+TENFOLD_ANYWHERE constexpr CodePlace code_place(int bits, int plane_bits, int before, int in_panel,
+                                                int in) {
+  const int lane = in_panel / 2 * 4 + in % 16 / 4;
+  const int quad = quad_place(in % 128 / 16);
+  const int dword = in / 128 * 2 * bits + 2 * (before + quad * plane_bits / 8) + in_panel % 2;
+  return {(dword / 4 * 32 + lane) * 16 + dword % 4 * 4 + in % 4,
+          quad % (8 / plane_bits) * plane_bits};
+}
+
+// Bytes from the beginning of a segment's factors to a row's scale and minimum for group i.
+struct FactorPlaces {
+  int scale, min;
+};
+TENFOLD_ANYWHERE constexpr FactorPlaces factor_places(int block, int min_kind, int in_panel,
+                                                      int i) {
+  const int entries = 2 * (kSegmentCols / block), entry = 2 * i + in_panel % 2;
+  const int min_bytes = min_kind == 0 ? 1 : min_kind == 2 ? 2 : 0;
+  const int begin = in_panel / 2 * entries * (2 + min_bytes);
+  return {begin + 2 * entry, begin + 2 * entries + min_bytes * entry};
 }
 
 struct DeviceWeights {

@@ -28,21 +28,16 @@ __device__ void copy_floats(const DeviceTable::Band& band, std::int64_t row, boo
   }
 }
 
-// The code of a segment's column `in`: four neighbouring ones share what is loaded.
 template <typename F>
 __device__ __forceinline__ unsigned code_at(const std::byte* segment, int in_panel, int in) {
-  const int lane = in_panel / 2 * 4 + in % 16 / 4;
-  const int quad = in % 128 / 16;
   unsigned code = 0;
   unroll<F::n_planes>([&](auto plane) {
     constexpr int p = decltype(plane)::value;
     constexpr int bits = F::planes[p].bits;
     constexpr int before = p == 0 ? 0 : F::planes[0].bits;
-    const int dword = in / 128 * 2 * F::bits + 2 * (before + quad * bits / 8) + in_panel % 2;
-    const unsigned fields =
-        *reinterpret_cast<const unsigned*>(segment + (dword / 4 * 32 + lane) * 16 + dword % 4 * 4);
-    const unsigned byte = fields >> in % 4 * 8;
-    code |= (byte >> quad % (8 / bits) * bits & ((1u << bits) - 1)) << F::planes[p].shift;
+    const CodePlace place = code_place(F::bits, bits, before, in_panel, in);
+    const auto byte = static_cast<unsigned>(segment[place.byte]);
+    code |= (byte >> place.bit & ((1u << bits) - 1)) << F::planes[p].shift;
   });
   return code;
 }
@@ -51,27 +46,25 @@ template <typename F>
 __device__ void unpack_row(const DeviceTable::Band& band, std::int64_t row, bool accumulate,
                            float* y) {
   const int segments = (band.cols + kSegmentCols - 1) / kSegmentCols;
-  const int per_segment = kSegmentCols / band.block;
+  const auto min_kind = static_cast<int>(band.min_kind);
   const std::int64_t panel = row / kPanelRows;
   const auto in_panel = static_cast<int>(row % kPanelRows);
   for (int c = static_cast<int>(threadIdx.x); c < band.cols; c += kThreads) {
     const int in = c % kSegmentCols;
     const std::byte* segment =
         band.data + (panel * segments + c / kSegmentCols) * band.segment_bytes;
-    const std::byte* factors =
-        band.row_factors == nullptr
-            ? segment + F::bits * 512
-            : band.row_factors + panel * factor_bytes(band.block, static_cast<int>(band.min_kind));
-    const int entry = (in_panel / 2 * per_segment + in / band.block) * 2 + in_panel % 2;
-    const std::byte* minima = factors + per_segment * kPanelRows * 2;
-    const float scale = __half2float(reinterpret_cast<const __half*>(factors)[entry]);
+    const std::byte* factors = band.row_factors == nullptr
+                                   ? segment + F::bits * 512
+                                   : band.row_factors + panel * factor_bytes(band.block, min_kind);
+    const FactorPlaces places = factor_places(band.block, min_kind, in_panel, in / band.block);
+    const float scale = __half2float(*reinterpret_cast<const __half*>(factors + places.scale));
     float min = 0;
     if (band.min_kind == MinKind::f16) {
-      min = __half2float(reinterpret_cast<const __half*>(minima)[entry]);
+      min = __half2float(*reinterpret_cast<const __half*>(factors + places.min));
     } else if (band.min_kind == MinKind::midrise) {
       min = __fmul_rn(-scale, static_cast<float>((1 << F::bits) - 1) * 0.5f);
     } else {
-      min = __fmul_rn(-scale, static_cast<float>(static_cast<unsigned>(minima[entry])));
+      min = __fmul_rn(-scale, static_cast<float>(static_cast<unsigned>(factors[places.min])));
     }
     const auto code = static_cast<float>(code_at<F>(segment, in_panel, in));
     put(__fadd_rn(__fmul_rn(scale, code), min), accumulate, y + c);

@@ -145,34 +145,36 @@ __device__ __forceinline__ void finish_decode(const BandProduct& a, int panel, c
 }
 
 // The weights that a warp copies next, ahead of what it multiplies: its run of segments of panel
-// after panel.
+// after panel. `at` is one step behind.
 template <typename Segment>
 struct DecodeAhead {
   typename Segment::Place at;
-  int factor_step;          // from segment to segment; 0 where a row has one group
-  int run, in_run, panels;  // segments of a panel, those left in this one, panels left
+  std::int64_t factor_step;  // from segment to segment; 0 where a row has one group
+  int run, in_run, left;     // segments of a panel, those left in this one, those left in all
 
-  __device__ __forceinline__ DecodeAhead(const std::byte* codes, const std::byte* factors, int step,
-                                         int run_segments, int panels_left, int lane)
-      : at(codes, factors, lane),
+  __device__ __forceinline__ DecodeAhead(const std::byte* codes, const std::byte* factors,
+                                         std::int64_t code_step, std::int64_t step,
+                                         int run_segments, int panels, int lane)
+      : at(codes - code_step, factors - step, lane),
         factor_step(step),
         run(run_segments),
         in_run(run_segments),
-        panels(run_segments > 0 ? panels_left : 0) {
-    keep(factor_step);
-  }
+        left(run_segments * panels) {}
   __device__ __forceinline__ void copy(const BandProduct& a, int row_factor_bytes, std::byte* stage,
                                        int lane) {
-    if (panels > 0) {
-      Segment::copy(at, stage, lane);
-      at.advance(a.band.segment_bytes, factor_step);
-      if (--in_run == 0) {
-        in_run = run, --panels;
+    if (left > 0) {
+      --left;
+      std::int64_t step = a.band.segment_bytes, step_factors = factor_step;
+      if (in_run == 0) {
         const std::int64_t row_bytes =
             std::int64_t{segments_of(a.band.cols)} * a.band.segment_bytes;
-        const std::int64_t step = gridDim.x * row_bytes - std::int64_t{run} * a.band.segment_bytes;
-        at.advance(step, factor_step != 0 ? step : std::int64_t{gridDim.x} * row_factor_bytes);
+        in_run = run;
+        step = gridDim.x * row_bytes - std::int64_t{run - 1} * a.band.segment_bytes;
+        step_factors = factor_step != 0 ? step : std::int64_t{gridDim.x} * row_factor_bytes;
       }
+      --in_run;
+      at.advance(step, step_factors);
+      Segment::copy(at, stage, lane);
     }
     commit_copies();
   }
@@ -226,7 +228,7 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
       weights,
       one_group ? a.band.row_factors + std::int64_t{blockIdx.x} * kFactors
                 : weights + F::bits * 512,
-      one_group ? 0 : a.band.segment_bytes, end - begin, panels_left, lane);
+      a.band.segment_bytes, one_group ? 0 : a.band.segment_bytes, end - begin, panels_left, lane);
   int stage = ring, ahead_stage = ring;  // bytes into all rings
   for (; ahead_stage + Segment::kStageBytes < ring_end; ahead_stage += Segment::kStageBytes) {
     ahead.copy(a, kFactors, rings + ahead_stage, lane);
@@ -249,7 +251,7 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
       for (; segment < slice_end; ++segment) {
         ahead.copy(a, kFactors, rings + ahead_stage, lane);
         ahead_stage = stage;
-        if (ahead.panels <= 0) let_next_begin();
+        if (ahead.left <= 0) let_next_begin();
         if (shape.stages == 2) {
           detail::wait_for_copies<1>();
         } else {

@@ -23,10 +23,12 @@ inline constexpr int kMagicBits = 0x4b400000;
 inline constexpr float kMagic = 12582912.0f;
 
 // Keeps a value in its register: the compiler would find it anew at each use.
-__device__ __forceinline__ void keep(unsigned& value) { asm volatile("" : "+r"(value)); }
-__device__ __forceinline__ void keep(int& value) { asm volatile("" : "+r"(value)); }
+template <typename T>
+__device__ __forceinline__ void keep(T& value) {
+  asm volatile("" : "+r"(value));
+}
 
-// d = a b + c. sm_75 has no m16n8k32, but four m8n8k16 on the same registers.
+// d = a b + c; they may be the same. sm_75 has no m16n8k32, but four m8n8k16 on the same registers.
 __device__ __forceinline__ void mma(int (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
                                     const int (&c)[4]) {
 #if __CUDA_ARCH__ >= 800
@@ -94,30 +96,38 @@ __device__ __forceinline__ void wait_for_copies() {
 #endif
 }
 
+// Bytes of the pieces in which a lane's dwords can go.
+template <int n_dwords>
+inline constexpr int kPiece = n_dwords % 4 == 0   ? 16
+                              : n_dwords % 2 == 0 ? 8
+                                                  : 4;
+
 // Copies that a lane makes for itself alone, so that they need no barrier: it waits for its own and
-// reads its own. A lane's dwords lie [n_dwords / 4][32 lanes] of 16 bytes, or [32 lanes] of fewer.
+// reads its own. There its dwords lie [pieces][32 lanes], in global memory `stride` bytes apart.
 template <int n_dwords>
 __device__ __forceinline__ void copy_dwords(const std::byte* from, int stride, std::byte* to,
                                             int lane) {
-  constexpr int width = n_dwords >= 4 ? 16 : n_dwords * 4;
+  constexpr int width = kPiece<n_dwords>;
 #pragma unroll
-  for (int i = 0; i < (n_dwords + 3) / 4; ++i) {
+  for (int i = 0; i < n_dwords * 4 / width; ++i) {
     copy_async<width>(from + i * stride, to + (i * 32 + lane) * width);
   }
 }
 template <int n_dwords>
 __device__ __forceinline__ void read_dwords(const std::byte* from, int lane, unsigned* to) {
-  if constexpr (n_dwords >= 4) {
+  constexpr int width = kPiece<n_dwords>;
 #pragma unroll
-    for (int i = 0; i < n_dwords / 4; ++i) {
-      const uint4 v = *reinterpret_cast<const uint4*>(from + (i * 32 + lane) * 16);
+  for (int i = 0; i < n_dwords * 4 / width; ++i) {
+    const std::byte* piece = from + (i * 32 + lane) * width;
+    if constexpr (width == 16) {
+      const uint4 v = *reinterpret_cast<const uint4*>(piece);
       to[4 * i] = v.x, to[4 * i + 1] = v.y, to[4 * i + 2] = v.z, to[4 * i + 3] = v.w;
+    } else if constexpr (width == 8) {
+      const uint2 v = *reinterpret_cast<const uint2*>(piece);
+      to[2 * i] = v.x, to[2 * i + 1] = v.y;
+    } else {
+      to[i] = *reinterpret_cast<const unsigned*>(piece);
     }
-  } else if constexpr (n_dwords == 2) {
-    const uint2 v = *reinterpret_cast<const uint2*>(from + lane * 8);
-    to[0] = v.x, to[1] = v.y;
-  } else {
-    to[0] = *reinterpret_cast<const unsigned*>(from + lane * 4);
   }
 }
 
@@ -161,34 +171,29 @@ template <typename F, int block, int min_kind>
 struct Segment {
   static constexpr int kGroups = kSegmentCols / block;
   static constexpr int kMins = min_kind == 0 ? kGroups / 2 : min_kind == 2 ? kGroups : 0;
+  static constexpr int kFactors = kGroups + kMins;  // dwords of a lane
   // Of a warp's segment in shared memory.
-  static constexpr int kStageBytes = 32 * 4 * (4 * F::bits + kGroups + kMins);
+  static constexpr int kStageBytes = 32 * 4 * (4 * F::bits + kFactors);
   unsigned codes[4 * F::bits];
-  unsigned scale[kGroups];
-  unsigned min[kMins == 0 ? 1 : kMins];
+  unsigned factors[kFactors];
 
   // What a lane copies of a segment. A step leads to another segment.
   struct Place {
-    const std::byte *codes, *scale, *min;
-    __device__ __forceinline__ Place(const std::byte* codes_at, const std::byte* factors, int lane)
-        : codes(codes_at + lane * 16),
-          scale(factors + lane / 4 * (4 * kGroups)),
-          min(factors + kGroups * 32 + lane / 4 * (4 * kMins)) {}
+    const std::byte *codes, *factors;
+    __device__ __forceinline__ Place(const std::byte* codes_at, const std::byte* factors_at,
+                                     int lane)
+        : codes(codes_at + lane * 16), factors(factors_at + lane / 4 * (4 * kFactors)) {}
     __device__ __forceinline__ void advance(std::int64_t code_step, std::int64_t factor_step) {
-      codes += code_step, scale += factor_step, min += factor_step;
+      codes += code_step, factors += factor_step;
     }
   };
   static __device__ __forceinline__ void copy(const Place& from, std::byte* stage, int lane) {
     copy_dwords<4 * F::bits>(from.codes, 512, stage, lane);
-    stage += F::bits * 512;
-    copy_dwords<kGroups>(from.scale, 16, stage, lane);
-    if constexpr (kMins > 0) copy_dwords<kMins>(from.min, 16, stage + kGroups * 128, lane);
+    copy_dwords<kFactors>(from.factors, kPiece<kFactors>, stage + F::bits * 512, lane);
   }
   __device__ __forceinline__ void read(const std::byte* stage, int lane) {
     read_dwords<4 * F::bits>(stage, lane, codes);
-    stage += F::bits * 512;
-    read_dwords<kGroups>(stage, lane, scale);
-    if constexpr (kMins > 0) read_dwords<kMins>(stage + kGroups * 128, lane, min);
+    read_dwords<kFactors>(stage + F::bits * 512, lane, factors);
   }
 
   // Operand A of step j (0 ... 7): rows 2g, 2g + 1 of columns 32j ... stay: of odd steps as above.
@@ -202,14 +207,14 @@ struct Segment {
   // Of group i, for rows 2g and 2g + 1.
   template <int i>
   __device__ __forceinline__ float2 scales() const {
-    return halves(scale[i]);
+    return halves(factors[i]);
   }
   template <int i>
   __device__ __forceinline__ float2 minima(float2 s) const {
-    if constexpr (min_kind == 2) return halves(min[i]);
+    if constexpr (min_kind == 2) return halves(factors[kGroups + i]);
     constexpr float middle = static_cast<float>((1 << F::bits) - 1) * 0.5f;
     if constexpr (min_kind == 1) return {-__fmul_rn(s.x, middle), -__fmul_rn(s.y, middle)};
-    const unsigned pair = min[i / 2] >> i % 2 * 16;
+    const unsigned pair = factors[kGroups + i / 2] >> i % 2 * 16;
     return {-__fmul_rn(s.x, __uint2float_rn(pair & 255)),
             -__fmul_rn(s.y, __uint2float_rn(pair >> 8 & 255))};
   }

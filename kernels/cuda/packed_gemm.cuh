@@ -57,11 +57,11 @@ struct GemmInput {
 };
 
 // Adds half (128 columns) h of a segment to the sums of rows 2g, 2g + 1 by tokens 2q, 2q + 1 of
-// each of the tiles whose bit is set. magic: where sums of products begin.
+// each pair of tiles of which a bit is set: two, so that one's products run while the other's wait.
+// What has no bit adds zeros or is not stored.
 template <int h, int n_tiles, typename F, int block, int min_kind>
 __device__ __forceinline__ void add_half(const Segment<F, block, min_kind>& w, const std::byte* x,
-                                         unsigned tiles, int lane, const int (&magic)[4],
-                                         float (&acc)[n_tiles][4]) {
+                                         unsigned tiles, int lane, float (&acc)[n_tiles][4]) {
   using Input = GemmInput<block, n_tiles>;
   constexpr int kBlocks = 128 / block;
   constexpr int kSteps = block / 32;
@@ -84,32 +84,40 @@ __device__ __forceinline__ void add_half(const Segment<F, block, min_kind>& w, c
   const std::byte* codes = x + g * kInputStride + h * 128 + q * 32;
   const std::byte* factors = x + Input::kCodeBytes + h * kBlocks * Input::kTokens * 8 + q * 16;
 #pragma unroll
-  for (int n = 0; n < n_tiles; ++n) {
-    if ((tiles >> n & 1) == 0) continue;
-    uint4 b[2];
-    b[0] = *reinterpret_cast<const uint4*>(codes + n * kTile * kInputStride);
-    b[1] = *reinterpret_cast<const uint4*>(codes + n * kTile * kInputStride + 16);
+  for (int n = 0; n < n_tiles; n += 2) {
+    if ((tiles >> n & 3) == 0) continue;
+    uint4 b[2][2];
+#pragma unroll
+    for (int t = 0; t < 2; ++t) {
+      const std::byte* from = codes + (n + t) * kTile * kInputStride;
+      b[t][0] = *reinterpret_cast<const uint4*>(from);
+      b[t][1] = *reinterpret_cast<const uint4*>(from + 16);
+    }
 #pragma unroll
     for (int i = 0; i < kBlocks; ++i) {
-      int c[4];
+      int c[2][4];
+#pragma unroll
+      for (int t = 0; t < 8; ++t) c[t / 4][t % 4] = kMagicBits;
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
         const int j = i * kSteps + step;
-        const uint4& from = b[j / 2];
-        const unsigned b0 = j % 2 == 0 ? from.x : from.z, b1 = j % 2 == 0 ? from.y : from.w;
-        if (step == 0) {
-          mma(c, a[j], b0, b1, magic);
-        } else {
-          mma(c, a[j], b0, b1, c);
+#pragma unroll
+        for (int t = 0; t < 2; ++t) {
+          const uint4& from = b[t][j / 2];
+          const unsigned b0 = j % 2 == 0 ? from.x : from.z, b1 = j % 2 == 0 ? from.y : from.w;
+          mma(c[t], a[j], b0, b1, c[t]);
         }
       }
-      const uint4 f =
-          *reinterpret_cast<const uint4*>(factors + (i * Input::kTokens + n * kTile) * 8);
-      const unsigned first[2] = {f.x, f.y}, second[2] = {f.z, f.w};
-      add_block(s[i].x, m[i].x, first, dot_of(c[0]), acc[n][0]);
-      add_block(s[i].x, m[i].x, second, dot_of(c[1]), acc[n][1]);
-      add_block(s[i].y, m[i].y, first, dot_of(c[2]), acc[n][2]);
-      add_block(s[i].y, m[i].y, second, dot_of(c[3]), acc[n][3]);
+#pragma unroll
+      for (int t = 0; t < 2; ++t) {
+        const uint4 f =
+            *reinterpret_cast<const uint4*>(factors + (i * Input::kTokens + (n + t) * kTile) * 8);
+        const unsigned first[2] = {f.x, f.y}, second[2] = {f.z, f.w};
+        add_block(s[i].x, m[i].x, first, dot_of(c[t][0]), acc[n + t][0]);
+        add_block(s[i].x, m[i].x, second, dot_of(c[t][1]), acc[n + t][1]);
+        add_block(s[i].y, m[i].y, first, dot_of(c[t][2]), acc[n + t][2]);
+        add_block(s[i].y, m[i].y, second, dot_of(c[t][3]), acc[n + t][3]);
+      }
     }
   }
 }
@@ -258,9 +266,6 @@ __global__ void __launch_bounds__(kGemmThreads<n_tiles>) packed_gemm(BandProduct
       if (++slice % kQuarterSlices == 0) sums.end_quarter();
     }
   };
-  int magic[4] = {detail::kMagicBits, detail::kMagicBits, detail::kMagicBits, detail::kMagicBits};
-#pragma unroll
-  for (int& bits : magic) detail::keep(bits);
   int input = 0, weight = 0;
 #pragma unroll 1
   for (int segment = begin; segment < end; ++segment) {
@@ -280,8 +285,8 @@ __global__ void __launch_bounds__(kGemmThreads<n_tiles>) packed_gemm(BandProduct
         now.read(weight_ring + weight * Segment::kStageBytes, lane);
         const std::byte* x = input_ring + input * Input::kBytes;
         const unsigned which = plane == 0 ? (1u << tiles) - 1 : second;
-        detail::add_half<0, n_tiles>(now, x, which, lane, magic, sums.acc);
-        detail::add_half<1, n_tiles>(now, x, which, lane, magic, sums.acc);
+        detail::add_half<0, n_tiles>(now, x, which, lane, sums.acc);
+        detail::add_half<1, n_tiles>(now, x, which, lane, sums.acc);
       }
       if (++input == s.stages) input = 0;
     }

@@ -56,15 +56,14 @@ class CudaPackedLinear : public CudaKernels {
     }
   }
 
- private:
   static void compare(const OneToken& token, const std::vector<float>& y,
                       const std::vector<float>& before, const DeviceRun& run,
                       const std::string& what) {
     const OneToken::Exact exact = token.exact();
     const std::size_t rows = exact.y.size();
-    const std::vector<float> scalar =
-        token.on_cpu(scalar_kernels(), {before.begin(), before.begin() + static_cast<long>(rows)},
-                     run.bias, run.accumulate);
+    const std::vector<float> scalar = token.on_cpu(
+        scalar_kernels(), {before.begin(), before.begin() + static_cast<std::ptrdiff_t>(rows)},
+        run.bias, run.accumulate);
     // For each block and plane: the product of two scales, and two sums, which the scalar kernels
     // round twice each, and the factors' own; slices and quarters; then bias and y, for each of at
     // most four bands. Nothing rounded is larger than the norm.
@@ -193,11 +192,20 @@ TEST_F(CudaPackedLinear, TuningChangesNothing) {
   }
 }
 
-// What bench/cuda_counts.py counts: larger, so that the ends of rows weigh little.
+// What bench/cuda_counts.py counts: twice as many rows the second time, so that the difference is
+// what rows cost.
 TEST_F(CudaPackedLinear, Profile) {
   for (const int tokens : {1, 16, 64}) {
-    check(matrix_of(Format::q2, MinKind::zero, 128, {128, 4096}), tokens, {.checked = 1});
-    if (HasFatalFailure()) return;
+    for (const std::int64_t rows : {128, 256}) {
+      const PackedMatrix matrix = matrix_of(Format::q2, MinKind::zero, 128, {rows, 4096});
+      DeviceRun run;
+      run.ldy = rows;
+      const std::vector<float> x = random_floats(static_cast<std::size_t>(tokens * 4096), 1);
+      const std::vector<float> y = device_linear(
+          matrix.view, x, tokens, std::vector<float>(static_cast<std::size_t>(rows * tokens)), run);
+      const OneToken token(matrix.view, x.data(), run.outlier);
+      compare(token, {y.begin(), y.begin() + rows}, std::vector<float>(y.size()), run, "profile");
+    }
   }
 }
 

@@ -199,9 +199,11 @@ TEST_F(SearchTest, FinishesByTheWholeRecipe) {
     const auto unfinished = make(std::string(pass) + "-plain.gguf", plain);
     EXPECT_EQ(search_of(unfinished)["history"], search_of(path)["history"]) << pass;
     EXPECT_NE(read_file(unfinished), read_file(path)) << pass;
-    // At 8 bits what is left is the function, and the moved weights have it.
+    // At 8 bits what is left is the function, and the moved weights have it: but for turned
+    // neurons of OPT, which compute it only nearly.
     QuantizeOptions fine = with;
     fine.recipe.bits = 8;
+    fine.recipe.search.rotate = false;
     const double searched_loss = divergence_of(make(std::string(pass) + "-8.gguf", fine));
     fine.recipe.search.steps = 0;
     EXPECT_LT(searched_loss, 1.5 * divergence_of(make(std::string(pass) + "-8-plain.gguf", fine)))
@@ -337,8 +339,8 @@ TEST_F(SearchTest, SoftTargetsAreOfTheRightTokens) {
   const Calibration calibration = draw_calibration(*tokenizer, prose(), {text_, 3, kLength, 1});
   ObjectiveOptions options;
   options.target = SearchTarget::teacher;
-  const Objective objective(*model, *model, calibration, 1, options, {{"cpu", {1, ""}}, folder_.path(), 0},
-                            [] {});
+  const Objective objective(*model, *model, calibration, 1, options,
+                            {{"cpu", {1, ""}}, folder_.path(), 0}, [] {});
   LoadedModel loaded(model_);
   double entropy = 0;
   for (std::size_t s = 0; s < 2; ++s) {
