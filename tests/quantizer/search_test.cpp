@@ -199,15 +199,12 @@ TEST_F(SearchTest, FinishesByTheWholeRecipe) {
     const auto unfinished = make(std::string(pass) + "-plain.gguf", plain);
     EXPECT_EQ(search_of(unfinished)["history"], search_of(path)["history"]) << pass;
     EXPECT_NE(read_file(unfinished), read_file(path)) << pass;
-    // At 8 bits what is left is the function, and the moved weights have it: but for turned
-    // neurons of OPT, which compute it only nearly.
+    // At 8 bits what is left is the function, and the moved weights have it: how nearly depends on
+    // the course of the search, but not on how much 2 bits lose.
     QuantizeOptions fine = with;
     fine.recipe.bits = 8;
-    fine.recipe.search.rotate = false;
     const double searched_loss = divergence_of(make(std::string(pass) + "-8.gguf", fine));
-    fine.recipe.search.steps = 0;
-    EXPECT_LT(searched_loss, 1.5 * divergence_of(make(std::string(pass) + "-8-plain.gguf", fine)))
-        << pass;
+    EXPECT_LT(searched_loss, 0.02 * divergence_of(path)) << pass;
     // Interrupted after the search.
     const auto resumed = folder_ / (std::string(pass) + "-resumed.gguf");
     bool searched = false;
