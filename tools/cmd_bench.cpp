@@ -123,6 +123,7 @@ int run(const Options& options) {
   catch_interrupts();
   BenchReport report;
   report.model = options.common.model;
+  report.runs_on = loaded.ws->backend->description();
   report.isa = choose_kernels(options.common.isa).isa;
   report.device = loaded.ws->backend->shares_host_memory() ? "cpu" : "cuda";
   report.threads = options.common.threads > 0 ? options.common.threads : default_thread_count();
