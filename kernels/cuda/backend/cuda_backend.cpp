@@ -80,7 +80,12 @@ std::string CudaBackend::description() const {
                      activations_ == Activations::int8x2 ? ", int8x2 activations" : "");
 }
 
+// The current device is a thread's own, and a backend may be made by one thread and used by
+// another.
+void CudaBackend::make_current() { check(cudaSetDevice(limits_.device), "be used"); }
+
 Buffer CudaBackend::allocate(std::size_t bytes) {
+  make_current();
   ++allocations_;
   return device_memory(bytes);
 }
@@ -94,10 +99,12 @@ T* CudaBackend::scratch(Growing& memory, std::size_t count) {
 }
 
 void CudaBackend::to_device(void* to, const void* from, std::size_t bytes) {
+  make_current();
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copy to its memory");
 }
 
 void CudaBackend::to_host(void* to, const void* from, std::size_t bytes) {
+  make_current();
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copy from its memory");
   check(cudaStreamSynchronize(stream_), "finish its work");
 }
@@ -113,6 +120,7 @@ const float* CudaBackend::on_host(const float* x, std::size_t n) {
 }
 
 void CudaBackend::place(const TokenPlaces& places) {
+  make_current();
   const std::size_t tokens = places.positions.size();
   flat_places_.assign(places.positions.begin(), places.positions.end());
   // Rows of page tables: one for each run of tokens of a sequence.

@@ -70,6 +70,7 @@ class CudaBackend : public Backend {
     std::uint64_t version;
     cudaGraphExec_t exec;
   };
+  void make_current();
   static void destroy(Graph& graph) noexcept;
   void drop_graphs() noexcept;
   std::uint64_t version() const noexcept { return allocations_ + weights_.version(); }
