@@ -66,7 +66,11 @@ std::unique_ptr<Backend> make_cuda_backend(const DeviceOptions& options) {
   cuda::ModuleOptions module_options{0, options.cpu.activations, options.tuning_folder};
   if (const auto colon = options.device.find(':'); colon != std::string::npos) {
     const char* end = options.device.data() + options.device.size();
-    std::from_chars(options.device.data() + colon + 1, end, module_options.device);
+    const auto read =
+        std::from_chars(options.device.data() + colon + 1, end, module_options.device);
+    if (read.ec != std::errc{}) {
+      throw_error(ErrorCode::device, "there is no {}", options.device);
+    }
   }
   return std::unique_ptr<Backend>(
       symbol<cuda::MakeBackend>(open_module(), cuda::kMakeName)(module_options));

@@ -92,10 +92,7 @@ Buffer CudaBackend::allocate(std::size_t bytes) {
 
 template <typename T>
 T* CudaBackend::scratch(Growing& memory, std::size_t count) {
-  bool grown = false;
-  T* result = memory.get<T>(count, &grown);
-  if (grown) ++allocations_;
-  return result;
+  return memory.get<T>(count, &allocations_);
 }
 
 void CudaBackend::to_device(void* to, const void* from, std::size_t bytes) {
@@ -157,14 +154,15 @@ void CudaBackend::run(const StepKey& key, const std::function<void()>& step) {
   };
   auto found = std::ranges::find_if(graphs_, same);
   if (found == graphs_.end() || found->version != version()) {
-    // Once as it is: it allocates what it needs and brings its weights.
+    // As it is, until that allocates nothing and brings no weights.
+    const std::uint64_t before = version();
     step();
     if (found == graphs_.end()) {
       if (graphs_.size() == kMostGraphs) drop_graphs();
       found = graphs_.insert(graphs_.end(), Graph{key, places_.stride, 0, nullptr});
     }
     destroy(*found);
-    found->version = version();
+    found->version = before;
     return;
   }
   if (found->exec == nullptr) found->exec = record(step);
@@ -178,6 +176,7 @@ cudaGraphExec_t CudaBackend::record(const std::function<void()>& step) {
     step();
   } catch (...) {
     cudaStreamEndCapture(stream_, &graph);
+    cudaGetLastError();  // of the capture
     if (graph != nullptr) cudaGraphDestroy(graph);
     throw;
   }

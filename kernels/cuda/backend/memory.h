@@ -2,6 +2,7 @@
 // Memory of the device, and of the host where the device reaches it.
 
 #include <cstddef>
+#include <cstdint>
 
 #include "kernels/buffer.h"
 
@@ -14,13 +15,13 @@ Buffer pinned_memory(std::size_t bytes);  // likewise
 class Growing {
  public:
   explicit Growing(Buffer (*allocate)(std::size_t)) : allocate_(allocate) {}
-  // grown: set where the memory moved.
+  // moves: counts how often the memory moved or was lost.
   template <typename T>
-  T* get(std::size_t count, bool* grown = nullptr) {
+  T* get(std::size_t count, std::uint64_t* moves = nullptr) {
     if (count * sizeof(T) > buffer_.bytes()) {
+      if (moves != nullptr) ++*moves;
       buffer_ = {};
       buffer_ = allocate_(count * sizeof(T) * 5 / 4);
-      if (grown != nullptr) *grown = true;
     }
     return buffer_.as<T>();
   }

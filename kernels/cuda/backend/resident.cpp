@@ -40,7 +40,7 @@ const DeviceMatrix& Resident::matrix(const MatrixView& view) {
         static_cast<const float*>(upload(entry, view.map.factor, cols * sizeof(float)));
   }
   for (int band = 0; band < view.n_bands; ++band) add_band(entry, view, band);
-  ++version_;
+  finish_uploads();
   return entries_.emplace(key, std::move(entry)).first->second.matrix;
 }
 
@@ -80,7 +80,7 @@ const float* Resident::values(const float* host, std::int64_t n) {
     Entry entry;
     entry.values = upload(entry, host, bytes);
     entry.bytes = bytes;
-    ++version_;
+    finish_uploads();
     found = entries_.emplace(host, std::move(entry)).first;
   }
   found->second.used = operation_;
@@ -92,6 +92,13 @@ void* Resident::upload(Entry& entry, const void* host, std::size_t bytes) {
   void* to = entry.memory.back().data();
   check(cudaMemcpy(to, host, bytes, cudaMemcpyHostToDevice), "copy weights to its memory");
   return to;
+}
+
+// What other streams launch from now on finds the copies: one from pageable memory may return
+// early.
+void Resident::finish_uploads() {
+  ++version_;
+  check(cudaStreamSynchronize(cudaStreamLegacy), "copy weights to its memory");
 }
 
 Buffer Resident::allocate(std::size_t bytes) {

@@ -49,6 +49,7 @@ class Resident {
   };
   void* upload(Entry& entry, const void* host, std::size_t bytes);
   Buffer allocate(std::size_t bytes);
+  void finish_uploads();
   void make_room();
   void add_band(Entry& entry, const MatrixView& view, int band);
 
