@@ -3,7 +3,7 @@
 // row per token, in memory of the device (allocate()). Weights, biases and the weights of norms are
 // memory of the host: a device with memory of its own copies them when it first meets them. One
 // thread calls a backend at a time. Shapes were proved when the model was loaded; what can go wrong
-// is the device, which throws device_error or out_of_memory.
+// is the device, which throws device or out_of_memory.
 
 #include <cstdint>
 #include <cstring>
@@ -129,6 +129,12 @@ class Backend {
 // a second one for the rest in the blocks whose outliers make those steps too large for the token.
 // int8x2: two codes everywhere, about 15 bits.
 enum class Activations { int8, int8x2 };
+
+// A block of n columns gets a second code where its largest squared, times n, is more than so many
+// times the token's sum of squares (docs/design.md, "What int8 activations cost").
+constexpr float outlier_threshold(Activations activations) noexcept {
+  return activations == Activations::int8x2 ? 0.0f : 4.0f;
+}
 
 struct CpuOptions {
   int threads = 0;  // 0: default_thread_count()

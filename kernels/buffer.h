@@ -55,7 +55,15 @@ class Scratch {
  public:
   template <typename T>
   T* get(std::size_t count) {
-    if (count * sizeof(T) > buffer_.bytes()) buffer_ = Buffer(count * sizeof(T) * 5 / 4);
+    return get<T>(count, [](std::size_t bytes) { return Buffer(bytes); });
+  }
+  // allocate(bytes) gives a Buffer, wherever it is.
+  template <typename T, typename Allocate>
+  T* get(std::size_t count, const Allocate& allocate) {
+    if (count * sizeof(T) > buffer_.bytes()) {
+      buffer_ = {};  // first: there may not be room for both
+      buffer_ = allocate(count * sizeof(T) * 5 / 4);
+    }
     return buffer_.as<T>();
   }
 

@@ -21,22 +21,15 @@ void check(const ModelInfo& info, const Batch& batch) {
   }
 }
 
+void send_logit_rows(const Batch& batch, Workspace& ws) {
+  if (!batch.logit_rows.empty()) ws.send<std::int32_t>(ws.logit_rows, batch.logit_rows);
+}
+
 }  // namespace
 
 KvShape kv_shape(const ModelInfo& info, KvType type) {
   return {info.layers, info.kv_heads, info.head_dim, type};
 }
-
-namespace {
-
-void place_logit_rows(const Batch& batch, Workspace& ws) {
-  const std::vector<std::int32_t>& rows = batch.logit_rows;
-  if (rows.empty()) return;
-  ws.backend->to_device(ws.logit_rows.get<std::int32_t>(*ws.backend, rows.size()), rows.data(),
-                        rows.size() * sizeof(std::int32_t));
-}
-
-}  // namespace
 
 void begin_step(const Model& model, const Batch& batch, KvCache& kv, Workspace& ws) {
   check(model.info(), batch);
@@ -49,12 +42,12 @@ void begin_step(const Model& model, const Batch& batch, KvCache& kv, Workspace& 
     ws.page_tables.push_back(kv.page_table(sequence));
   }
   ws.backend->place({batch.positions, ws.page_tables});
-  place_logit_rows(batch, ws);
+  send_logit_rows(batch, ws);
   model.begin(batch, ws);
 }
 
 void run_head(const Model& model, const Batch& batch, Workspace& ws) {
-  place_logit_rows(batch, ws);
+  send_logit_rows(batch, ws);
   model.head(batch, ws);
 }
 

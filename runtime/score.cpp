@@ -24,7 +24,7 @@ void score_rows(const Model& model, Batch& batch, Workspace& ws, std::span<const
     batch.logit_rows.assign(part.begin(), part.end());
     run_head(model, batch, ws);
     const std::size_t floats = count * static_cast<std::size_t>(vocab);
-    ws.backend->nll(ws.logits.get<float>(*ws.backend, floats), vocab,
+    ws.backend->nll(ws.get<float>(ws.logits, floats), vocab,
                     targets.subspan(static_cast<std::size_t>(begin), count), nll + begin);
     if (see) see(static_cast<std::size_t>(begin), ws.logits_on_host(floats));
   }

@@ -19,23 +19,6 @@ enum class LinearInput { qkv, attn_output, mlp, down, head };
 using InputTap =
     std::function<bool(LinearInput, const float* x, std::int64_t tokens, std::int64_t cols)>;
 
-// Memory of the device that grows and never shrinks, so that a token loop allocates nothing once
-// warm.
-class DeviceScratch {
- public:
-  template <typename T>
-  T* get(Backend& backend, std::size_t count) {
-    if (count * sizeof(T) > buffer_.bytes()) {
-      buffer_ = {};  // first: there may not be room for both
-      buffer_ = backend.allocate(count * sizeof(T) * 5 / 4);
-    }
-    return buffer_.as<T>();
-  }
-
- private:
-  Buffer buffer_;
-};
-
 struct Workspace {
   // on_cpu: null where the device is the CPU.
   explicit Workspace(std::unique_ptr<Backend> device, std::unique_ptr<Backend> on_cpu = nullptr)
@@ -43,12 +26,12 @@ struct Workspace {
 
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Backend> cpu;
-  DeviceScratch x;  // the residual stream
-  DeviceScratch normed, q, k, v, attended, gate, up, narrow;
-  DeviceScratch rope_cos, rope_sin;         // [tokens, head_dim / 2]
-  DeviceScratch tokens, table_positions;    // [tokens] rows of the embedding tables
-  DeviceScratch logit_rows;                 // [logit rows]
-  DeviceScratch logits;                     // [logit rows, vocab]
+  Scratch x;  // the residual stream
+  Scratch normed, q, k, v, attended, gate, up, narrow;
+  Scratch rope_cos, rope_sin;               // [tokens, head_dim / 2]
+  Scratch tokens, table_positions;          // [tokens] rows of the embedding tables
+  Scratch logit_rows;                       // [logit rows]
+  Scratch logits;                           // [logit rows, vocab]
   std::vector<float> angles;                // cosines or sines on their way to the device
   std::vector<std::int32_t> row_positions;  // likewise
   std::vector<const std::int32_t*> page_tables;
@@ -62,17 +45,25 @@ struct Workspace {
            input_tap(input, backend->on_host(linear_input, static_cast<std::size_t>(rows * cols)),
                      rows, cols);
   }
+  // Of memory of the device.
+  template <typename T>
+  T* get(Scratch& scratch, std::size_t count) const {
+    return scratch.get<T>(count, [this](std::size_t bytes) { return backend->allocate(bytes); });
+  }
+  template <typename T>
+  void send(Scratch& to, std::span<const T> values) const {
+    backend->to_device(get<T>(to, values.size()), values.data(), values.size_bytes());
+  }
   // The residual stream of a step, where the host can read it until the next operation.
-  std::span<const float> stream(std::size_t floats) {
-    return {backend->on_host(x.get<float>(*backend, floats), floats), floats};
-  }
+  std::span<const float> stream(std::size_t floats) { return on_host(x, floats); }
   // What a step is to begin with.
-  void set_stream(std::span<const float> from) {
-    backend->to_device(x.get<float>(*backend, from.size()), from.data(), from.size_bytes());
-  }
+  void set_stream(std::span<const float> from) { send(x, from); }
   // Of so many rows, likewise.
-  std::span<const float> logits_on_host(std::size_t floats) {
-    return {backend->on_host(logits.get<float>(*backend, floats), floats), floats};
+  std::span<const float> logits_on_host(std::size_t floats) { return on_host(logits, floats); }
+
+ private:
+  std::span<const float> on_host(Scratch& from, std::size_t floats) const {
+    return {backend->on_host(get<float>(from, floats), floats), floats};
   }
 };
 

@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
 #include <limits>
 #include <random>
 
@@ -63,17 +61,6 @@ std::shared_ptr<const Grammar> read_grammar(const std::string& path, bool is_sch
     if (error.code() != ErrorCode::bad_request) throw;
     throw_file_error(path, "{}", error.what());
   }
-}
-
-// $XDG_CACHE_HOME/tenfold, else ~/.cache/tenfold, else nowhere.
-std::string cache_folder() {
-  const auto variable = [](const char* name) {
-    const char* value = std::getenv(name);
-    return std::filesystem::path(value == nullptr ? "" : value);
-  };
-  if (const auto cache = variable("XDG_CACHE_HOME"); !cache.empty()) return cache / "tenfold";
-  if (const auto home = variable("HOME"); !home.empty()) return home / ".cache/tenfold";
-  return "";
 }
 
 }  // namespace
@@ -146,8 +133,9 @@ void add_common_options(CLI::App& app, CommonOptions& options, ModelArgument mod
 }
 
 std::unique_ptr<Backend> open_device(const CommonOptions& options, std::string& notice) {
-  const DeviceOptions device{
-      options.device, {options.threads, options.isa, options.activations}, cache_folder()};
+  const DeviceOptions device{options.device,
+                             {options.threads, options.isa, options.activations},
+                             user_folder("XDG_CACHE_HOME", ".cache").string()};
   return make_backend(device, [&](std::string_view why) { notice = why; });
 }
 

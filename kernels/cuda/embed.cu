@@ -20,9 +20,8 @@ __device__ __forceinline__ void put(float value, bool accumulate, float* to) {
 }
 
 template <typename T>
-__device__ void copy_floats(const DeviceTable::Band& band, std::int64_t row, bool accumulate,
-                            float* y) {
-  const T* from = reinterpret_cast<const T*>(band.data) + row * band.cols;
+__device__ void copy_floats(const DeviceBand& band, std::int64_t row, bool accumulate, float* y) {
+  const T* from = reinterpret_cast<const T*>(band.segments) + row * band.cols;
   for (int c = static_cast<int>(threadIdx.x); c < band.cols; c += kThreads) {
     put(static_cast<float>(from[c]), accumulate, y + c);
   }
@@ -43,8 +42,7 @@ __device__ __forceinline__ unsigned code_at(const std::byte* segment, int in_pan
 }
 
 template <typename F>
-__device__ void unpack_row(const DeviceTable::Band& band, std::int64_t row, bool accumulate,
-                           float* y) {
+__device__ void unpack_row(const DeviceBand& band, std::int64_t row, bool accumulate, float* y) {
   const int segments = (band.cols + kSegmentCols - 1) / kSegmentCols;
   const auto min_kind = static_cast<int>(band.min_kind);
   const std::int64_t panel = row / kPanelRows;
@@ -52,7 +50,7 @@ __device__ void unpack_row(const DeviceTable::Band& band, std::int64_t row, bool
   for (int c = static_cast<int>(threadIdx.x); c < band.cols; c += kThreads) {
     const int in = c % kSegmentCols;
     const std::byte* segment =
-        band.data + (panel * segments + c / kSegmentCols) * band.segment_bytes;
+        band.segments + (panel * segments + c / kSegmentCols) * band.segment_bytes;
     const std::byte* factors = band.row_factors == nullptr
                                    ? segment + F::bits * 512
                                    : band.row_factors + panel * factor_bytes(band.block, min_kind);
@@ -77,7 +75,7 @@ __global__ void __launch_bounds__(kThreads)
   y += blockIdx.x * dim;
   const std::int64_t row = ids[blockIdx.x];
   for (unsigned b = 0; b < blockIdx.y; ++b) y += table.bands[b].cols;
-  const DeviceTable::Band& band = table.bands[blockIdx.y];
+  const DeviceBand& band = table.bands[blockIdx.y];
   switch (band.format) {
     case Format::f32:
       return copy_floats<float>(band, row, accumulate, y);

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/packed_linear.h"
 
 namespace tenfold::cuda {
 
@@ -52,20 +53,9 @@ cudaError_t attention(const KvLayer& kv, const DevicePlaces& places, const float
 cudaError_t silu_mul(float* gate, const float* up, std::int64_t n, cudaStream_t stream);
 cudaError_t relu(float* x, std::int64_t n, cudaStream_t stream);
 
-// A table of rows as it lies on the device, its bands in column order without gaps. Packed bands
-// lie as device_layout.h says.
+// A table of rows as it lies on the device, its bands in column order without gaps.
 struct DeviceTable {
-  struct Band {
-    Format format = Format::f32;
-    int cols = 0;
-    const std::byte* data = nullptr;  // floats: [rows, cols]; packed: [panels][segments]
-    // Packed only:
-    MinKind min_kind = MinKind::zero;
-    int block = 0;  // columns of an activation block: 32, 64 or 128
-    int segment_bytes = 0;
-    const std::byte* row_factors = nullptr;  // null where each segment has its own
-  };
-  Band bands[kMaxBands];
+  DeviceBand bands[kMaxBands];
   int n_bands = 0;
 };
 // The CPU's bits. ids: [tokens]; dim: columns of all bands; y: [tokens, dim].

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/error.h"
+#include "quantizer/roles.h"
 #include "runtime/files/spill.h"
 #include "runtime/score.h"
 
@@ -209,14 +210,14 @@ bool Objective::hopeless(std::span<const SequenceLoss> so_far) const {
 void Objective::forget_layers(std::int64_t first, std::int64_t last) {
   for (std::int64_t i = first; i <= last; ++i) {
     const LayerWeights& layer = model_.weights().layers[static_cast<std::size_t>(i)];
-    for (const Norm* norm : {&layer.attn_norm, &layer.ffn_norm}) {
-      ws_.backend->forget(norm->weight.data());
-      ws_.backend->forget(norm->bias.data());
+    for (const LayerNorm role : {LayerNorm::attn, LayerNorm::ffn}) {
+      ws_.backend->forget(norm_of(layer, role).weight.data());
+      ws_.backend->forget(norm_of(layer, role).bias.data());
     }
-    for (const Dense* dense :
-         {&layer.q, &layer.k, &layer.v, &layer.output, &layer.gate, &layer.up, &layer.down}) {
-      ws_.backend->forget(dense->weight.view);
-      ws_.backend->forget(dense->bias.data());
+    for (std::size_t m = 0; m < kLayerMatrices; ++m) {
+      const Dense& dense = dense_of(layer, static_cast<LayerMatrix>(m));
+      ws_.backend->forget(dense.weight.view);
+      ws_.backend->forget(dense.bias.data());
     }
   }
 }

@@ -11,6 +11,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/half.h"
+#include "tests/cuda/cuda_test.h"
 #include "tests/cuda/device_memory.h"
 #include "tests/support/random.h"
 
@@ -238,13 +239,8 @@ std::vector<Token> all_tokens(const Shape& shape) {
   return tokens;
 }
 
-class CudaAttention : public ::testing::Test {
+class CudaAttention : public CudaKernels {
  protected:
-  void SetUp() override {
-    std::string why_not;
-    if (cuda_device(&why_not).empty()) GTEST_SKIP() << "NOT TESTED: no CUDA device: " << why_not;
-  }
-
   std::unique_ptr<Backend> cpu_ = make_cpu_backend({1, "scalar"});
 
   void fill(Problem& problem) {

@@ -63,7 +63,4 @@ class DeviceArray {
   std::unique_ptr<T, Free> memory_;
 };
 
-// "" and why_not where there is no device to run on.
-std::string cuda_device(std::string* why_not);
-
 }  // namespace tenfold

@@ -14,6 +14,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/device_layout.h"
 #include "kernels/half.h"
+#include "tests/cuda/cuda_test.h"
 #include "tests/cuda/device_memory.h"
 #include "tests/support/packed_matrix.h"
 #include "tests/support/random.h"
@@ -37,13 +38,7 @@ void expect_bits(const std::vector<T>& a, const std::vector<T>& b) {
   }
 }
 
-class CudaOps : public ::testing::Test {
- protected:
-  void SetUp() override {
-    std::string why_not;
-    if (cuda_device(&why_not).empty()) GTEST_SKIP() << "NOT TESTED: no CUDA device: " << why_not;
-  }
-};
+class CudaOps : public CudaKernels {};
 
 struct NormShape {
   std::size_t tokens, dim;
@@ -183,20 +178,20 @@ class TableOnDevice {
  public:
   explicit TableOnDevice(const MatrixView& matrix) {
     for (const Band& band : matrix.all_bands()) {
-      cuda::DeviceTable::Band& to = table.bands[table.n_bands++];
+      cuda::DeviceBand& to = table.bands[table.n_bands++];
       to.format = band.format;
       to.cols = static_cast<int>(band.cols());
       to.min_kind = band.min_kind;
       if (!is_packed(band.format)) {
         const auto bytes = static_cast<std::size_t>(matrix.rows * band.cols()) *
                            static_cast<std::size_t>(format_traits(band.format).bits) / 8;
-        to.data = upload({band.codes, band.codes + bytes});
+        to.segments = upload({band.codes, band.codes + bytes});
         continue;
       }
       const cuda::DeviceWeights weights = cuda::device_weights(band, matrix.rows);
       to.block = weights.block;
       to.segment_bytes = weights.segment_bytes;
-      to.data = upload(weights.segments);
+      to.segments = upload(weights.segments);
       to.row_factors = upload(weights.row_factors);
     }
   }

@@ -13,8 +13,6 @@ namespace {
 constexpr std::int64_t kRecordedTokens = 16;
 constexpr std::size_t kMostGraphs = 64;
 constexpr std::size_t kCublasWorkspace = std::size_t{32} << 20;  // what NVIDIA advises for sm_90
-// Where the default mode spends a second code, as on the CPU.
-constexpr float kOutlier = 4.0f;
 
 // Checked, and made the current one.
 cudaDeviceProp find_device(int device) {
@@ -40,17 +38,6 @@ std::filesystem::path tuning_file(const std::string& folder, const cudaDevicePro
   std::ranges::replace_if(
       name, [](char c) { return c == ' ' || c == '/'; }, '-');
   return std::filesystem::path(folder) / name;
-}
-
-bool same_cuts(std::span<const ActivationBand> a, std::span<const ActivationBand> b) {
-  return std::ranges::equal(a, b, [](const ActivationBand& x, const ActivationBand& y) {
-    return x.col_begin == y.col_begin && x.cols == y.cols && x.block == y.block;
-  });
-}
-
-bool has_packed(const DeviceMatrix& matrix) {
-  const auto bands = std::span(matrix.bands).first(static_cast<std::size_t>(matrix.n_bands));
-  return std::ranges::any_of(bands, [](const Band& band) { return is_packed(band.format); });
 }
 
 }  // namespace
@@ -91,8 +78,8 @@ Buffer CudaBackend::allocate(std::size_t bytes) {
 }
 
 template <typename T>
-T* CudaBackend::scratch(Growing& memory, std::size_t count) {
-  return memory.get<T>(count, &allocations_);
+T* CudaBackend::scratch(Scratch& memory, std::size_t count) {
+  return memory.get<T>(count, [this](std::size_t bytes) { return allocate(bytes); });
 }
 
 void CudaBackend::to_device(void* to, const void* from, std::size_t bytes) {
@@ -111,7 +98,7 @@ void CudaBackend::copy(void* to, const void* from, std::size_t bytes) {
 }
 
 const float* CudaBackend::on_host(const float* x, std::size_t n) {
-  auto* to = pinned_.get<float>(n);
+  auto* to = pinned_.get<float>(n, pinned_memory);
   to_host(to, x, n * sizeof(float));
   return to;
 }
@@ -205,12 +192,12 @@ void CudaBackend::linear(std::span<const Linear> parts, const float* x, std::int
   for (const Linear& part : parts) {
     const DeviceMatrix& matrix = weights_.matrix(part.weight);
     bool first = true;
-    for (std::size_t band = 0; band < static_cast<std::size_t>(matrix.n_bands); ++band) {
-      if (is_packed(matrix.bands[band].format)) continue;
+    for (std::size_t band = 0; band < static_cast<std::size_t>(matrix.table.n_bands); ++band) {
+      if (is_packed(matrix.table.bands[band].format)) continue;
       float_product(part, matrix, band, x, ldx, tokens, first);
       first = false;
     }
-    if (!first && !has_packed(matrix)) continue;
+    if (matrix.n_packed == 0) continue;
     packed_product(part, matrix, prepared_for(part.weight.map, matrix, x, ldx, tokens), first);
   }
 }
@@ -218,30 +205,19 @@ void CudaBackend::linear(std::span<const Linear> parts, const float* x, std::int
 const CudaBackend::Prepared& CudaBackend::prepared_for(const InputMap& map,
                                                        const DeviceMatrix& matrix, const float* x,
                                                        std::int64_t ldx, std::int64_t tokens) {
-  std::array<ActivationBand, kMaxBands> cut{};
-  int n = 0;
-  for (std::size_t b = 0; b < static_cast<std::size_t>(matrix.n_bands); ++b) {
-    const Band& band = matrix.bands[b];
-    if (!is_packed(band.format)) continue;
-    cut[static_cast<std::size_t>(n++)] = {static_cast<int>(band.col_begin),
-                                          static_cast<int>(band.cols()), matrix.packed[b].block};
-  }
   for (std::size_t i = 0; i < n_prepared_; ++i) {
-    if (prepared_[i].map == map && prepared_[i].n_bands == n && same_cuts(prepared_[i].cut, cut)) {
-      return prepared_[i];
-    }
+    if (prepared_[i].map == map && prepared_[i].cuts == matrix.cuts) return prepared_[i];
   }
   if (n_prepared_ == prepared_.size()) prepared_.emplace_back();
   Prepared& made = prepared_[n_prepared_++];
   made.map = map;
-  made.n_bands = n;
-  made.cut = cut;
-  const std::span<const ActivationBand> bands{cut.data(), static_cast<std::size_t>(n)};
+  made.cuts = matrix.cuts;
+  const std::span bands = std::span(matrix.cuts).first(static_cast<std::size_t>(matrix.n_packed));
   const int n_tokens = static_cast<int>(tokens);
   auto* memory = scratch<std::byte>(made.memory, activation_bytes(bands, n_tokens));
   made.inputs = lay_out_activations(bands, n_tokens, memory);
   const ActivationSource from{x, ldx, matrix.map.source, matrix.map.factor,
-                              activations_ == Activations::int8x2 ? 0.0f : kOutlier};
+                              outlier_threshold(activations_)};
   check(launch_prepare(from, bands, n_tokens, memory, overlaps(), stream_), "round activations");
   return made;
 }
@@ -249,12 +225,9 @@ const CudaBackend::Prepared& CudaBackend::prepared_for(const InputMap& map,
 void CudaBackend::packed_product(const Linear& part, const DeviceMatrix& matrix,
                                  const Prepared& input, bool first) {
   DeviceProduct product;
-  for (std::size_t b = 0; b < static_cast<std::size_t>(matrix.n_bands); ++b) {
-    if (!is_packed(matrix.bands[b].format)) continue;
-    const auto i = static_cast<std::size_t>(product.n_bands++);
-    product.bands[i] = matrix.packed[b];
-    product.x[i] = input.inputs[i];
-  }
+  product.n_bands = matrix.n_packed;
+  std::ranges::copy(matrix.packed, product.bands);
+  std::ranges::copy(input.inputs, product.x);
   product.bias = first ? weights_.values(part.bias, matrix.rows) : nullptr;
   product.y = part.y;
   product.ldy = part.ldy;
@@ -316,19 +289,16 @@ float CudaBackend::seconds_of(const DeviceProduct& product, const Tuning& tuning
 // y^T = W x^T as cuBLAS sees it, column by column.
 void CudaBackend::float_product(const Linear& part, const DeviceMatrix& matrix, std::size_t index,
                                 const float* x, std::int64_t ldx, std::int64_t tokens, bool first) {
-  const Band& band = matrix.bands[index];
-  const std::int64_t cols = band.cols();
-  const void* input = x + band.col_begin;
+  const DeviceBand& band = matrix.table.bands[index];
+  const std::int64_t begin = matrix.begin[index], cols = band.cols;
+  const void* input = x + begin;
   std::int64_t ld_input = ldx;
-  const bool mapped = matrix.map.source != nullptr || matrix.map.factor != nullptr;
-  if (mapped || band.format != Format::f32) {
-    const auto* source =
-        matrix.map.source == nullptr ? nullptr : matrix.map.source + band.col_begin;
-    const auto* factor =
-        matrix.map.factor == nullptr ? nullptr : matrix.map.factor + band.col_begin;
+  const auto* source = matrix.map.source == nullptr ? nullptr : matrix.map.source + begin;
+  const auto* factor = matrix.map.factor == nullptr ? nullptr : matrix.map.factor + begin;
+  if (source != nullptr || factor != nullptr || band.format != Format::f32) {
     auto* converted = scratch<float>(converted_, static_cast<std::size_t>(tokens * cols));
-    check(convert_rows(source == nullptr ? x + band.col_begin : x, ldx, source, factor, tokens,
-                       cols, band.format, converted, stream_),
+    check(convert_rows(source == nullptr ? x + begin : x, ldx, source, factor, tokens, cols,
+                       band.format, converted, stream_),
           "convert activations");
     input = converted;
     ld_input = cols;
@@ -337,12 +307,12 @@ void CudaBackend::float_product(const Linear& part, const DeviceMatrix& matrix, 
                             : band.format == Format::f16 ? CUDA_R_16F
                                                          : CUDA_R_16BF;
   const float one = 1, beta = part.accumulate || !first ? 1.0f : 0.0f;
-  check(cublasGemmEx(cublas_, CUBLAS_OP_T, CUBLAS_OP_N, static_cast<int>(matrix.rows),
-                     static_cast<int>(tokens), static_cast<int>(cols), &one, matrix.floats[index],
-                     type, static_cast<int>(cols), input, type, static_cast<int>(ld_input), &beta,
-                     part.y, CUDA_R_32F, static_cast<int>(part.ldy), CUBLAS_COMPUTE_32F,
-                     CUBLAS_GEMM_DEFAULT),
-        "multiply by float weights");
+  check(
+      cublasGemmEx(cublas_, CUBLAS_OP_T, CUBLAS_OP_N, static_cast<int>(matrix.rows),
+                   static_cast<int>(tokens), static_cast<int>(cols), &one, band.segments, type,
+                   static_cast<int>(cols), input, type, static_cast<int>(ld_input), &beta, part.y,
+                   CUDA_R_32F, static_cast<int>(part.ldy), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+      "multiply by float weights");
   if (!first || part.bias == nullptr) return;
   check(add_bias(part.y, weights_.values(part.bias, matrix.rows), tokens, matrix.rows, part.y,
                  part.ldy, false, stream_),
@@ -352,23 +322,8 @@ void CudaBackend::float_product(const Linear& part, const DeviceMatrix& matrix, 
 void CudaBackend::embed_rows(const MatrixView& table, const std::int32_t* ids, std::int64_t tokens,
                              float* y, bool accumulate) {
   weights_.next_operation();
-  const DeviceMatrix& matrix = weights_.matrix(table);
-  DeviceTable on_device;
-  on_device.n_bands = matrix.n_bands;
-  for (std::size_t b = 0; b < static_cast<std::size_t>(matrix.n_bands); ++b) {
-    const Band& band = matrix.bands[b];
-    const DeviceBand& packed = matrix.packed[b];
-    const auto* data =
-        is_packed(band.format) ? packed.segments : static_cast<const std::byte*>(matrix.floats[b]);
-    on_device.bands[b] = {band.format,
-                          static_cast<int>(band.cols()),
-                          data,
-                          band.min_kind,
-                          packed.block,
-                          packed.segment_bytes,
-                          packed.row_factors};
-  }
-  check(cuda::embed_rows(on_device, ids, tokens, table.cols, y, accumulate, stream_),
+  check(cuda::embed_rows(weights_.matrix(table).table, ids, tokens, table.cols, y, accumulate,
+                         stream_),
         "look up embeddings");
 }
 

@@ -76,15 +76,14 @@ class CudaBackend : public Backend {
   std::uint64_t version() const noexcept { return allocations_ + weights_.version(); }
   cudaGraphExec_t record(const std::function<void()>& step);
   template <typename T>
-  T* scratch(Growing& memory, std::size_t count);
+  T* scratch(Scratch& memory, std::size_t count);
 
   // An input as the packed kernels take it, for one input map and one cut into blocks.
   struct Prepared {
     InputMap map;  // of the host
-    int n_bands = 0;
-    std::array<ActivationBand, kMaxBands> cut{};
+    std::array<ActivationBand, kMaxBands> cuts{};
     std::array<DeviceInput, kMaxBands> inputs{};
-    Growing memory{device_memory};
+    Scratch memory;
   };
   const Prepared& prepared_for(const InputMap& map, const DeviceMatrix& matrix, const float* x,
                                std::int64_t ldx, std::int64_t tokens);
@@ -110,8 +109,7 @@ class CudaBackend : public Backend {
   std::vector<Graph> graphs_;
   std::deque<Prepared> prepared_;  // the first n_prepared_ of them, of the group at hand
   std::size_t n_prepared_ = 0;
-  Growing pinned_{pinned_memory}, converted_{device_memory}, attention_{device_memory},
-      targets_{device_memory}, nll_{device_memory}, places_memory_{device_memory};
+  Scratch pinned_, converted_, attention_, targets_, nll_, places_memory_;
   DevicePlaces places_;
   std::vector<std::int32_t> flat_places_;
 };

@@ -8,7 +8,17 @@ namespace tenfold::cuda {
 namespace {
 
 bool same_shape(const DeviceMatrix& matrix, const MatrixView& view) {
-  return matrix.rows == view.rows && matrix.cols == view.cols && matrix.n_bands == view.n_bands;
+  return matrix.rows == view.rows && matrix.cols == view.cols &&
+         matrix.table.n_bands == view.n_bands;
+}
+
+void add_band(DeviceMatrix& matrix, const Band& band, const DeviceBand& on_device) {
+  matrix.begin[static_cast<std::size_t>(matrix.table.n_bands)] = band.col_begin;
+  matrix.table.bands[matrix.table.n_bands++] = on_device;
+  if (!is_packed(band.format)) return;
+  const auto i = static_cast<std::size_t>(matrix.n_packed++);
+  matrix.packed[i] = on_device;
+  matrix.cuts[i] = {static_cast<int>(band.col_begin), on_device.cols, on_device.block};
 }
 
 }  // namespace
@@ -28,8 +38,6 @@ const DeviceMatrix& Resident::matrix(const MatrixView& view) {
   entry.used = operation_;
   entry.matrix.rows = view.rows;
   entry.matrix.cols = view.cols;
-  entry.matrix.n_bands = view.n_bands;
-  entry.matrix.bands = view.bands;
   const auto cols = static_cast<std::size_t>(view.cols);
   if (view.map.source != nullptr) {
     entry.matrix.map.source = static_cast<const std::int32_t*>(
@@ -39,33 +47,34 @@ const DeviceMatrix& Resident::matrix(const MatrixView& view) {
     entry.matrix.map.factor =
         static_cast<const float*>(upload(entry, view.map.factor, cols * sizeof(float)));
   }
-  for (int band = 0; band < view.n_bands; ++band) add_band(entry, view, band);
+  for (const Band& band : view.all_bands())
+    add_band(entry.matrix, band, upload_band(entry, band, view.rows));
   finish_uploads();
   return entries_.emplace(key, std::move(entry)).first->second.matrix;
 }
 
-void Resident::add_band(Entry& entry, const MatrixView& view, int index) {
-  const auto i = static_cast<std::size_t>(index);
-  const Band& band = view.bands[i];
+DeviceBand Resident::upload_band(Entry& entry, const Band& band, std::int64_t rows) {
+  const auto copy = [&](const std::byte* from, std::size_t bytes) {
+    return static_cast<const std::byte*>(upload(entry, from, bytes));
+  };
+  DeviceBand result;
+  result.format = band.format;
+  result.cols = static_cast<int>(band.cols());
   if (!is_packed(band.format)) {
-    const std::size_t bytes = static_cast<std::size_t>(view.rows * band.cols()) *
-                              static_cast<std::size_t>(format_traits(band.format).bits / 8);
-    entry.matrix.floats[i] = upload(entry, band.codes, bytes);
-    return;
+    result.segments =
+        copy(band.codes, static_cast<std::size_t>(rows * band.cols()) *
+                             static_cast<std::size_t>(format_traits(band.format).bits / 8));
+    return result;
   }
-  const DeviceWeights weights = device_weights(band, view.rows);
-  DeviceBand& to = entry.matrix.packed[i];
-  to.format = band.format;
-  to.min_kind = band.min_kind;
-  to.block = weights.block;
-  to.cols = static_cast<int>(band.cols());
-  to.segment_bytes = weights.segment_bytes;
-  to.segments = static_cast<const std::byte*>(
-      upload(entry, weights.segments.data(), weights.segments.size()));
+  const DeviceWeights weights = device_weights(band, rows);
+  result.min_kind = band.min_kind;
+  result.block = weights.block;
+  result.segment_bytes = weights.segment_bytes;
+  result.segments = copy(weights.segments.data(), weights.segments.size());
   if (!weights.row_factors.empty()) {
-    to.row_factors = static_cast<const std::byte*>(
-        upload(entry, weights.row_factors.data(), weights.row_factors.size()));
+    result.row_factors = copy(weights.row_factors.data(), weights.row_factors.size());
   }
+  return result;
 }
 
 const float* Resident::values(const float* host, std::int64_t n) {

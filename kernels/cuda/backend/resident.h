@@ -7,19 +7,21 @@
 #include <map>
 #include <vector>
 
-#include "kernels/cuda/packed_linear.h"
+#include "kernels/cuda/activations.h"
+#include "kernels/cuda/ops.h"
 #include "kernels/matrix.h"
 
 namespace tenfold::cuda {
 
-// A matrix on the device. A band is packed (reordered, device_layout.h) or of floats [rows,
-// cols()].
+// A matrix on the device.
 struct DeviceMatrix {
   std::int64_t rows = 0, cols = 0;
-  int n_bands = 0;
-  std::array<Band, kMaxBands> bands{};  // of the host's view: formats and columns
+  DeviceTable table;                            // all bands; packed ones reordered
+  std::array<std::int64_t, kMaxBands> begin{};  // their first columns
+  // Those that are packed, and how each cuts the activations.
+  int n_packed = 0;
   std::array<DeviceBand, kMaxBands> packed{};
-  std::array<const void*, kMaxBands> floats{};
+  std::array<ActivationBand, kMaxBands> cuts{};
   InputMap map;  // without its mask
 };
 
@@ -51,7 +53,7 @@ class Resident {
   Buffer allocate(std::size_t bytes);
   void finish_uploads();
   void make_room();
-  void add_band(Entry& entry, const MatrixView& view, int band);
+  DeviceBand upload_band(Entry& entry, const Band& band, std::int64_t rows);
 
   std::map<const void*, Entry> entries_;  // by where the host has them: the first band's codes
   std::uint64_t version_ = 0, operation_ = 0;

@@ -23,25 +23,6 @@ using testing::ScratchFolder;
 
 class CudaModels : public testing::CudaTest {};
 
-std::vector<std::int32_t> greedy_ids(LoadedModel& m, const std::vector<std::int32_t>& prompt,
-                                     std::size_t n, KvType kv_type = KvType::f16) {
-  KvCache kv(kv_shape(m.model->info(), kv_type), 128, 1, *m.ws.backend);
-  std::vector<std::int32_t> produced;
-  std::vector<std::int32_t> input = prompt;
-  std::int32_t position = 0;
-  while (produced.size() < n) {
-    Batch batch;
-    for (const std::int32_t id : input) batch.add(id, position++, 0);
-    batch.logit_rows.push_back(static_cast<std::int32_t>(input.size()) - 1);
-    forward(*m.model, batch, kv, m.ws);
-    const std::vector<float> logits = wanted_logits(m, batch);
-    const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
-    produced.push_back(static_cast<std::int32_t>(best));
-    input = {produced.back()};
-  }
-  return produced;
-}
-
 // The largest difference of a logit, relative to the largest logit.
 float difference(const std::vector<std::vector<float>>& a,
                  const std::vector<std::vector<float>>& b) {
