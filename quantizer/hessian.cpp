@@ -182,6 +182,15 @@ void Hessian::turn(std::int64_t i, float angle) {
   for (std::int64_t r = 0; r < cols_; ++r) mix(at(r, i), at(r, i + 1));
 }
 
+std::vector<float> Hessian::means() const {
+  std::vector<float> result;
+  result.reserve(sum_.size());
+  for (std::int64_t i = 0; i < cols_; ++i) {
+    for (std::int64_t j = 0; j < cols_; ++j) result.push_back(static_cast<float>(mean(i, j)));
+  }
+  return result;
+}
+
 std::vector<float> Hessian::diagonal() const {
   std::vector<float> result(static_cast<std::size_t>(cols_));
   for (std::int64_t c = 0; c < cols_; ++c) {

@@ -53,7 +53,7 @@ struct Options {
   std::optional<double> rate, scale_rate;
   std::string learned_codes;
   std::string search, target;
-  std::optional<std::int64_t> steps, matched, local, patience;
+  std::optional<std::int64_t> steps, together, ranked, matched, local, patience;
   std::vector<std::string> moves, couplings;
   std::optional<double> alpha, early, scale_step, rotate_step;
   std::int64_t checkpoint_every = 100;
@@ -74,15 +74,17 @@ bool among(const std::vector<std::string>& names, const char* name) {
 }
 
 void set_search(const Options& options, SearchOptions& search) {
-  const bool given = options.steps || options.matched || options.local || options.patience ||
-                     !options.target.empty() || options.alpha || options.early ||
-                     options.scale_step || options.rotate_step || !options.moves.empty() ||
-                     !options.couplings.empty();
+  const bool given = options.steps || options.together || options.ranked || options.matched ||
+                     options.local || options.patience || !options.target.empty() ||
+                     options.alpha || options.early || options.scale_step || options.rotate_step ||
+                     !options.moves.empty() || !options.couplings.empty();
   if (given && options.search.empty() && search.steps == 0) {
     throw_error(ErrorCode::bad_request, "the flags of a search need --search invarexplore");
   }
   if (!options.search.empty() && search.steps == 0) search.steps = kDefaultSearchSteps;
   set_if(search.steps, options.steps);
+  set_if(search.together, options.together);
+  set_if(search.ranked, options.ranked);
   set_if(search.matched, options.matched);
   set_if(search.local, options.local);
   set_if(search.patience, options.patience);
@@ -483,6 +485,14 @@ void add_search_options(CLI::App& sub, Options& options) {
   };
   add("--steps", options.steps, "of the search; default 1000")
       ->check(in_range(1, 1 << 30))
+      ->type_name("N");
+  add("--together", options.together, "layers that a step changes; default 1")
+      ->check(in_range(1, 1 << 20))
+      ->type_name("N");
+  add("--ranked", options.ranked,
+      "proposals for each layer, of which the loss's derivatives choose one; 0: one, unchosen; "
+      "default 0")
+      ->check(in_range(0, 1 << 20))
       ->type_name("N");
   add("--moves", options.moves, "perm, scale, rot; default all")
       ->delimiter(',')

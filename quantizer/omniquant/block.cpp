@@ -113,33 +113,34 @@ void Block::normalize(const Norm& norm, const float* x, float* y) {
   }
 }
 
-// dx += the gradient through the norm. With h = (x - mean) r and g = w dy:
-// dx = r (g - mean(g) - h mean(g h)), where RMSNorm knows no means of x and g.
-void Block::normalize_back(const Norm& norm, const float* x, const float* dy, float* dx) {
-  const bool layer = spec_.norm == NormKind::layer;
-  const auto n = static_cast<double>(spec_.dim);
-  pool_.run(static_cast<int>(tokens_), [&](int t, int) {
-    const float* row = x + t * spec_.dim;
-    const float* d_row = dy + t * spec_.dim;
+// With h = (x - mean) r and g = w dy: dx = r (g - mean(g) - h mean(g h)), where RMSNorm knows no
+// means of x and g.
+void norm_back(const DecoderSpec& spec, const Norm& norm, const float* x, const float* dy,
+               std::int64_t tokens, float* dx, ThreadPool& pool) {
+  const bool layer = spec.norm == NormKind::layer;
+  const auto n = static_cast<double>(spec.dim);
+  pool.run(static_cast<int>(tokens), [&](int t, int) {
+    const float* row = x + t * spec.dim;
+    const float* d_row = dy + t * spec.dim;
     double mean = 0;
-    for (std::int64_t c = 0; layer && c < spec_.dim; ++c) mean += static_cast<double>(row[c]) / n;
+    for (std::int64_t c = 0; layer && c < spec.dim; ++c) mean += static_cast<double>(row[c]) / n;
     double square = 0;
     double sum = 0;
     double along = 0;
-    for (std::int64_t c = 0; c < spec_.dim; ++c) {
+    for (std::int64_t c = 0; c < spec.dim; ++c) {
       const double h = static_cast<double>(row[c]) - mean;
       const auto g = static_cast<double>(norm.weight[static_cast<std::size_t>(c)] * d_row[c]);
       square += h * h;
       sum += g;
       along += g * h;
     }
-    const double r = 1.0 / std::sqrt(square / n + static_cast<double>(spec_.norm_eps));
+    const double r = 1.0 / std::sqrt(square / n + static_cast<double>(spec.norm_eps));
     const double mean_g = layer ? sum / n : 0.0;
     const double slope = along * r * r / n;
-    for (std::int64_t c = 0; c < spec_.dim; ++c) {
+    for (std::int64_t c = 0; c < spec.dim; ++c) {
       const double h = static_cast<double>(row[c]) - mean;
       const auto g = static_cast<double>(norm.weight[static_cast<std::size_t>(c)] * d_row[c]);
-      dx[t * spec_.dim + c] += static_cast<float>(r * (g - mean_g - h * slope));
+      dx[t * spec.dim + c] += static_cast<float>(r * (g - mean_g - h * slope));
     }
   });
 }
@@ -288,10 +289,15 @@ void Block::forward(const LayerWeights& layer, const BlockWeights& weights, cons
 }
 
 void Block::backward(const LayerWeights& layer, const BlockWeights& weights, const float* dy,
-                     const BlockGradients& dw) {
+                     const BlockGradients& dw, float* dx, const BlockGradients& squares) {
   const auto w = [&](LayerMatrix matrix) { return weights[index(matrix)]; };
   const auto gradient = [&](LayerMatrix matrix, const float* x, const float* d) {
-    product_back_weight(shape_of(spec_, matrix), x, d, dw[index(matrix)]);
+    const MatrixShape shape = shape_of(spec_, matrix);
+    if (dw[index(matrix)] != nullptr) product_back_weight(shape, x, d, dw[index(matrix)]);
+    float* sums = squares[index(matrix)];
+    for (std::int64_t i = 0; sums != nullptr && i < tokens_ * shape.rows; ++i) {
+      sums[i % shape.rows] += d[i] * d[i];
+    }
   };
   const std::int64_t q_dim = spec_.heads * spec_.head_dim;
   const std::int64_t kv_dim = spec_.kv_heads * spec_.head_dim;
@@ -299,7 +305,7 @@ void Block::backward(const LayerWeights& layer, const BlockWeights& weights, con
   float* d_sum = get(d_sum_, spec_.dim);
   if (spec_.post_norm) {
     std::fill_n(d_sum, n, 0.0f);
-    normalize_back(layer.ffn_norm, get(mlp_sum_, spec_.dim), dy, d_sum);
+    norm_back(spec_, layer.ffn_norm, get(mlp_sum_, spec_.dim), dy, tokens_, d_sum, pool_);
   } else {
     std::memcpy(d_sum, dy, n * sizeof(float));
   }
@@ -336,11 +342,11 @@ void Block::backward(const LayerWeights& layer, const BlockWeights& weights, con
     product_back_input(w(LayerMatrix::gate), shape_of(spec_, LayerMatrix::gate), d_gate, d_in,
                        true);
   }
-  if (!spec_.post_norm) normalize_back(layer.ffn_norm, middle, d_in, d_middle);
-  // Attention. x needs no gradient, so neither do the sums it goes past.
+  if (!spec_.post_norm) norm_back(spec_, layer.ffn_norm, middle, d_in, tokens_, d_middle, pool_);
+  // Attention. d_middle becomes the gradient of what goes past it, too.
   if (spec_.post_norm) {
     std::fill_n(d_sum, n, 0.0f);
-    normalize_back(layer.attn_norm, get(attn_sum_, spec_.dim), d_middle, d_sum);
+    norm_back(spec_, layer.attn_norm, get(attn_sum_, spec_.dim), d_middle, tokens_, d_sum, pool_);
     d_middle = d_sum;
   }
   gradient(LayerMatrix::output, get(attended_, q_dim), d_middle);
@@ -354,6 +360,17 @@ void Block::backward(const LayerWeights& layer, const BlockWeights& weights, con
   gradient(LayerMatrix::q, attn_in, get(d_q_, q_dim));
   gradient(LayerMatrix::k, attn_in, get(d_k_, kv_dim));
   gradient(LayerMatrix::v, attn_in, get(d_v_, kv_dim));
+  if (dx == nullptr) return;
+  std::memcpy(dx, d_middle, n * sizeof(float));
+  float* d_attn_in = spec_.post_norm ? dx : d_in;
+  const std::pair<LayerMatrix, const float*> parts[] = {{LayerMatrix::q, get(d_q_, q_dim)},
+                                                        {LayerMatrix::k, get(d_k_, kv_dim)},
+                                                        {LayerMatrix::v, get(d_v_, kv_dim)}};
+  for (const auto& [matrix, d] : parts) {
+    const bool add = spec_.post_norm || matrix != LayerMatrix::q;
+    product_back_input(w(matrix), shape_of(spec_, matrix), d, d_attn_in, add);
+  }
+  if (!spec_.post_norm) norm_back(spec_, layer.attn_norm, x_, d_attn_in, tokens_, dx, pool_);
 }
 
 }  // namespace tenfold

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/error.h"
+#include "quantizer/omniquant/block.h"
 #include "quantizer/roles.h"
 #include "runtime/files/spill.h"
 #include "runtime/score.h"
@@ -15,6 +16,7 @@ namespace tenfold {
 namespace {
 
 constexpr float kClamp = 100;
+constexpr std::size_t kRowsBack = 64;             // rows of gradients of logits held at a time
 constexpr std::size_t kFewestBeforeGivingUp = 4;  // sequences, for an estimate of their spread
 
 double mean_square(const float* a, const float* b, std::size_t n) {
@@ -142,7 +144,7 @@ std::vector<double> Objective::score(
       see(sequence * rows.size() + first + r, row, log_sum);
     }
   };
-  score_rows(model, batch_, ws_, rows, targets, nll.data(), soft_ ? LogitsTap(each) : LogitsTap());
+  score_rows(model, batch_, ws_, rows, targets, nll.data(), see ? LogitsTap(each) : LogitsTap());
   return nll;
 }
 
@@ -161,10 +163,13 @@ SequenceLoss Objective::run(std::size_t sequence, std::int64_t first) {
   }
   if (!matched_.empty()) loss.mse /= static_cast<double>(matched_.size());
   double cross_entropy = 0;
-  const std::vector<double> nll =
-      score(model_, sequence, [&](std::size_t row, const float* logits, double log_sum) {
-        cross_entropy += soft_->cross_entropy(row, logits, log_sum);
-      });
+  std::function<void(std::size_t, const float*, double)> see;
+  if (soft_) {
+    see = [&](std::size_t row, const float* logits, double log_sum) {
+      cross_entropy += soft_->cross_entropy(row, logits, log_sum);
+    };
+  }
+  const std::vector<double> nll = score(model_, sequence, see);
   if (!soft_) cross_entropy = std::accumulate(nll.begin(), nll.end(), 0.0);
   loss.nll = cross_entropy / static_cast<double>(nll.size());
   layer_forwards_ += model_.info().layers - first;
@@ -266,6 +271,84 @@ void Objective::run_layer(std::int64_t layer, const InputTap& tap, const LayerTa
   }
   ws_.input_tap = {};
   forget_layers(layer, layer);
+}
+
+std::vector<float> Objective::input(std::int64_t layer, std::size_t sequence) {
+  if (layer > 0) {
+    const float* x = stream(streams_, layer, sequence);
+    return {x, x + floats_};
+  }
+  load(sequence, 0);
+  begin_step(model_, batch_, kv_, ws_);
+  model_.embed(batch_, ws_);
+  const std::span<const float> x = ws_.stream(floats_);
+  return {x.begin(), x.end()};
+}
+
+// Of a row's cross-entropy, d [vocab]; rows as score() counts them.
+void Objective::logits_back(std::size_t row, const float* logits, double log_sum, float* d) const {
+  if (soft_) {
+    soft_->gradient(row, logits, log_sum, d);
+    return;
+  }
+  const auto vocab = static_cast<std::size_t>(model_.info().vocab);
+  const std::size_t rows = calibration_.sequences.front().size() - 1;
+  for (std::size_t j = 0; j < vocab; ++j) d[j] = std::exp(logits[j] - static_cast<float>(log_sum));
+  d[calibration_.sequences[row / rows][row % rows + 1]] -= 1;
+}
+
+std::vector<float> Objective::head_back(std::size_t sequence, std::span<const float> turned_head,
+                                        ThreadPool& pool) {
+  busy_();
+  const DecoderSpec& spec = model_.spec();
+  load(sequence, spec.layers);
+  begin_step(model_, batch_, kv_, ws_);
+  const auto vocab = static_cast<std::size_t>(spec.vocab);
+  const auto dim = static_cast<std::size_t>(spec.dim);
+  const std::size_t rows = calibration_.sequences[sequence].size() - 1;
+  // Of the mean over rows and sequences, relative to the start.
+  const double part = start_.nll * static_cast<double>(rows * trained());
+  std::vector<float> d(floats_), d_normed(rows * dim), d_logits;
+  std::size_t done = 0;
+  const auto through_head = [&] {
+    const auto count = static_cast<std::int64_t>(d_logits.size() / vocab);
+    const Linear back{float_matrix(turned_head.data(), Format::f32, spec.dim, spec.vocab), nullptr,
+                      d_normed.data() + done * dim, spec.dim, false};
+    ws_.host().linear({&back, 1}, d_logits.data(), spec.vocab, count);
+    done += static_cast<std::size_t>(count);
+    d_logits.clear();
+  };
+  score(model_, sequence, [&](std::size_t row, const float* logits, double log_sum) {
+    if (d_logits.size() == kRowsBack * vocab) through_head();
+    d_logits.resize(d_logits.size() + vocab);
+    const std::span<float> of_row = std::span(d_logits).last(vocab);
+    logits_back(row, logits, log_sum, of_row.data());
+    for (float& value : of_row) value /= static_cast<float>(part);
+  });
+  through_head();
+  if (spec.final_norm) {
+    norm_back(spec, model_.weights().final_norm, stream(streams_, spec.layers, sequence),
+              d_normed.data(), static_cast<std::int64_t>(rows), d.data(), pool);
+  } else {
+    std::copy(d_normed.begin(), d_normed.end(), d.begin());
+  }
+  return d;
+}
+
+void Objective::match_back(std::int64_t layer, std::size_t sequence, std::span<float> d) const {
+  if (!(start_.mse > 0)) return;
+  const double part = 2 * options_.alpha /
+                      (start_.mse * static_cast<double>(matched_.size()) *
+                       static_cast<double>(floats_) * static_cast<double>(trained()));
+  for (std::size_t i = 0; i < matched_.size(); ++i) {
+    if (matched_[i] != layer) continue;
+    const float* x = stream(streams_, layer + 1, sequence);
+    const float* wanted = teacher_[i].as<float>() + sequence * floats_;
+    for (std::size_t j = 0; j < floats_; ++j) {
+      const float difference = x[j] - wanted[j];
+      if (std::fabs(difference) < kClamp) d[j] += static_cast<float>(part) * difference;
+    }
+  }
 }
 
 }  // namespace tenfold

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "kernels/buffer.h"
+#include "kernels/thread_pool.h"
 #include "models/decoder.h"
 #include "quantizer/calibration.h"
 #include "quantizer/search/options.h"
@@ -82,6 +83,18 @@ class Objective {
   // What leaves a layer of the accepted model.
   std::span<const float> output(std::int64_t layer, std::size_t sequence) const;
   std::size_t sequences() const noexcept { return accepted_.size(); }
+  std::size_t trained() const noexcept { return accepted_.size() - held_out_; }
+  std::int64_t tokens() const noexcept {
+    return static_cast<std::int64_t>(calibration_.sequences.front().size());
+  }
+  // What enters a layer of the accepted model, [tokens, dim].
+  std::vector<float> input(std::int64_t layer, std::size_t sequence);
+  // The gradient of loss() with respect to what leaves the last layer, through the next tokens
+  // alone, [tokens, dim]; turned_head: [dim, vocab], what makes logits of what leaves the norm.
+  std::vector<float> head_back(std::size_t sequence, std::span<const float> turned_head,
+                               ThreadPool& pool);
+  // Adds to d its gradient through how what leaves `layer` matches.
+  void match_back(std::int64_t layer, std::size_t sequence, std::span<float> d) const;
   // For operations on memory of the host.
   Backend& host() const noexcept { return ws_.host(); }
 
@@ -89,6 +102,7 @@ class Objective {
   void forget_layers(std::int64_t first, std::int64_t last);
   float* stream(const Buffer& of, std::int64_t layer, std::size_t sequence) const;
   SequenceLoss run(std::size_t sequence, std::int64_t first);
+  void logits_back(std::size_t row, const float* logits, double log_sum, float* d) const;
   void load(std::size_t sequence, std::int64_t layer);
   void run_teacher(const Decoder& teacher, std::size_t sequence);
   std::vector<double> score(const Decoder& model, std::size_t sequence,
@@ -96,7 +110,6 @@ class Objective {
   SequenceLoss mean(std::span<const SequenceLoss> losses) const;
   double relative(const SequenceLoss& loss) const;
   bool hopeless(std::span<const SequenceLoss> so_far) const;
-  std::size_t trained() const noexcept { return accepted_.size() - held_out_; }
 
   const Decoder& model_;
   Calibration calibration_;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numeric>
+#include <ranges>
 
 #include "kernels/error.h"
 #include "quantizer/search/moves.h"
@@ -13,7 +15,8 @@
 namespace tenfold {
 namespace {
 
-constexpr std::uint64_t kStay = 4;  // steps at one layer, whose moments serve until one is accepted
+constexpr std::int64_t kForwardsOfGradient = 3;  // what a layer's forward and backward counts as
+constexpr std::uint64_t kStay = 4;  // steps at layers, whose moments serve until one is accepted
 
 std::vector<float> multiplied(const RowReader& rows, const Factors& factors) {
   const auto n_rows = static_cast<std::size_t>(rows.rows());
@@ -63,13 +66,13 @@ bool fits(const ChannelTransform& transform, const Coupling& coupling) {
 }  // namespace
 
 nlohmann::ordered_json to_json(const SearchStep& step) {
-  return {{"step", step.step},
-          {"layer", step.layer},
-          {"coupling", step.coupling},
-          {"outcome", step.outcome},
-          {"loss", step.loss},
-          {"held_out", step.held_out},
-          {"layer_forwards", step.layer_forwards}};
+  nlohmann::ordered_json moves = nlohmann::ordered_json::array();
+  for (const SearchStep::Move& move : step.moves) {
+    moves.push_back({{"layer", move.layer}, {"coupling", move.coupling}});
+  }
+  return {{"step", step.step},         {"moves", std::move(moves)},
+          {"outcome", step.outcome},   {"loss", step.loss},
+          {"held_out", step.held_out}, {"layer_forwards", step.layer_forwards}};
 }
 
 nlohmann::ordered_json to_json(const SearchCounts& counts) {
@@ -88,8 +91,11 @@ nlohmann::ordered_json to_json(const SearchState& state) {
   json.update(to_json(state.counts));
   json["start"] = to_json(state.start);
   json["start_held_out"] = state.start_held_out;
-  json["layer"] = state.layer;
-  json["observed"] = state.observed;
+  json["ranked"] = state.ranked;
+  json["observed"] = nlohmann::ordered_json::array();
+  for (const auto& [layer, inputs] : state.observed) {
+    json["observed"].push_back({{"layer", layer}, {"inputs", inputs}});
+  }
   for (const auto& layer : state.transforms) {
     nlohmann::ordered_json couplings = nlohmann::ordered_json::array();
     for (const ChannelTransform& transform : layer) {
@@ -126,8 +132,11 @@ SearchState read_search_state(const nlohmann::json& json, const DecoderSpec& spe
     state.start_held_out = json.at("start_held_out").get<double>();
     state.counts = {integer("proposals"), integer("confirmed"), integer("accepted"),
                     integer("layer_forwards")};
-    state.layer = integer("layer");
-    state.observed = json.at("observed").get<std::array<bool, kLayerInputs>>();
+    state.ranked = json.at("ranked").get<bool>();
+    for (const nlohmann::json& layer : json.at("observed")) {
+      state.observed[json_int(layer, "layer", name)] =
+          layer.at("inputs").get<std::array<bool, kLayerInputs>>();
+    }
     for (const nlohmann::json& layer : json.at("transforms")) {
       std::vector<ChannelTransform>& transforms = state.transforms.emplace_back();
       for (const nlohmann::json& coupling : layer) {
@@ -138,11 +147,16 @@ SearchState read_search_state(const nlohmann::json& json, const DecoderSpec& spe
       }
     }
     for (const nlohmann::json& step : json.at("history")) {
-      state.history.push_back({json_int(step, "step", name), json_int(step, "layer", name),
-                               step.at("coupling").get<std::string>(),
-                               step.at("outcome").get<std::string>(), step.at("loss").get<double>(),
-                               step.at("held_out").get<double>(),
-                               json_int(step, "layer_forwards", name)});
+      SearchStep& made = state.history.emplace_back();
+      made.step = json_int(step, "step", name);
+      for (const nlohmann::json& move : step.at("moves")) {
+        made.moves.push_back(
+            {json_int(move, "layer", name), move.at("coupling").get<std::string>()});
+      }
+      made.outcome = step.at("outcome").get<std::string>();
+      made.loss = step.at("loss").get<double>();
+      made.held_out = step.at("held_out").get<double>();
+      made.layer_forwards = json_int(step, "layer_forwards", name);
     }
   } catch (const nlohmann::json::exception& error) {
     throw_file_error(name, "is no state of a search: {}", error.what());
@@ -193,12 +207,13 @@ Search::Search(const std::vector<ModelTensor>& tensors, const std::vector<LayerF
   }
   state_.start = objective_.start();
   state_.start_held_out = objective_.held_out_loss();
+  if (options.ranked > 0) gradient_.emplace(model, objective, pool);
 }
 
 void Search::resume(SearchState state) {
   state_ = std::move(state);
   objective_.set_start(state_.start);
-  visited_ = -1;
+  visited_.clear();
 }
 
 FloatLayer Search::source_layer(std::int64_t layer) const {
@@ -229,75 +244,95 @@ FloatLayer Search::moved_layer(std::int64_t layer) const {
   return moved;
 }
 
-void Search::visit(std::int64_t layer) {
-  if (visited_ == layer) return;
-  const auto i = static_cast<std::size_t>(layer);
+void Search::visit(StepRandom& place) {
+  const std::int64_t layers = model_.spec().layers;
+  const auto count = static_cast<std::size_t>(std::min(recipe_.search.together, layers));
+  std::vector<std::int64_t> chosen(static_cast<std::size_t>(layers));
+  std::iota(chosen.begin(), chosen.end(), std::int64_t{0});
+  for (std::size_t i = 0; i < count; ++i) {
+    std::swap(chosen[i], chosen[i + place.below(chosen.size() - i)]);
+  }
+  chosen.resize(count);
+  std::sort(chosen.begin(), chosen.end());
+  const auto is_at = [](const std::unique_ptr<Visited>& at, std::int64_t layer) {
+    return at->layer == layer;
+  };
+  if (std::ranges::equal(visited_, chosen, is_at)) return;
+  visited_.clear();
+  gradient_is_current_ = false;
   Remaking remaking{recipe_.range, weighs_ranges(recipe_), std::nullopt};
   if (recipe_.method == Method::gptq) remaking.damping = recipe_.damping;
-  layer_.reset();
-  forget_inputs();
-  layer_.emplace(couplings_, source_layer(layer), model_.weights().layers[i], state_.transforms[i],
-                 remaking, pool_);
-  visited_ = layer;
-  if (state_.layer != layer) state_.observed = {};
-  state_.layer = layer;
+  const auto was_at = [](const auto& observed, std::int64_t layer) {
+    return observed.first == layer;
+  };
+  if (!std::ranges::equal(state_.observed, chosen, was_at)) {  // else it was resumed there
+    state_.observed.clear();
+    for (const std::int64_t layer : chosen) state_.observed[layer] = {};
+    state_.ranked = false;
+  }
+  for (const std::int64_t layer : chosen) {
+    const auto i = static_cast<std::size_t>(layer);
+    SearchedLayer searched(couplings_, source_layer(layer), model_.weights().layers[i],
+                           state_.transforms[i], remaking, pool_);
+    visited_.push_back(std::unique_ptr<Visited>(new Visited{layer, std::move(searched), {}, {}}));
+  }
 }
 
-void Search::forget_inputs() {
-  moments_ = {};
-  compensations_.clear();
+ChannelTransform& Search::transform_of(const Visited& at, std::size_t coupling) {
+  return state_.transforms[static_cast<std::size_t>(at.layer)][coupling];
 }
 
-const Hessian& Search::moments(LinearInput input, std::int64_t cols) {
-  std::optional<Hessian>& found = moments_[static_cast<std::size_t>(input)];
+const Hessian& Search::moments(Visited& at, LayerMatrix reader) {
+  const LinearInput input = input_of(reader);
+  std::optional<Hessian>& found = at.moments[static_cast<std::size_t>(input)];
   if (!found) {
-    found.emplace(cols);
+    found.emplace(at.searched.layout(reader).cols);
     const std::int64_t before = objective_.layer_forwards();
-    objective_.run_layer(visited_,
-                         [&](LinearInput at, const float* x, std::int64_t tokens, std::int64_t) {
-                           if (at != input) return true;
+    objective_.run_layer(at.layer,
+                         [&](LinearInput seen, const float* x, std::int64_t tokens, std::int64_t) {
+                           if (seen != input) return true;
                            found->add(x, tokens, objective_.host());
                            return false;
                          });
     found->require_finite();
-    bool& counted = state_.observed[static_cast<std::size_t>(input)];
+    bool& counted = state_.observed[at.layer][static_cast<std::size_t>(input)];
     if (counted) state_.counts.layer_forwards -= objective_.layer_forwards() - before;
     counted = true;
   }
   return *found;
 }
 
-std::optional<ChannelTransform> Search::propose_turn(std::size_t c, StepRandom& random) {
+std::optional<ChannelTransform> Search::propose_turn(Visited& at, std::size_t c,
+                                                     StepRandom& random) {
   const Coupling& coupling = couplings_[c];
   const LayerMatrix first = coupling.makers.front().matrix;
-  const std::int64_t cols = layer_->layout(first).cols;
-  const Hessian& inputs = moments(input_of(first), cols);  // of all makers
+  const std::int64_t cols = at.searched.layout(first).cols;
+  const Hessian& inputs = moments(at, first);  // of all makers
   const std::vector<float> power = inputs.diagonal();
   RowScreen screen;
   screen.cols = cols;
   screen.range = recipe_.range;
   screen.weighted = weighs_ranges(recipe_);
   for (const Coupling::Maker& maker : coupling.makers) {
-    const MatrixView& layout = layer_->layout(maker.matrix);
+    const MatrixView& layout = at.searched.layout(maker.matrix);
     RowScreen::Maker& screened = screen.makers.emplace_back(
-        RowScreen::Maker{layer_->columns(maker.matrix) + maker.first * cols, &layout, power});
+        RowScreen::Maker{at.searched.columns(maker.matrix) + maker.first * cols, &layout, power});
     if (recipe_.method != Method::gptq) continue;
-    const auto made = compensations_.try_emplace(maker.matrix, layout, all_groups(layout), inputs,
-                                                 recipe_.damping, pool_);
+    const auto made = at.compensations.try_emplace(maker.matrix, layout, all_groups(layout), inputs,
+                                                   recipe_.damping, pool_);
     screened.compensation = &made.first->second;
   }
   state_.counts.proposals += recipe_.search.local;
-  return screened_turn(state_.transforms[static_cast<std::size_t>(visited_)][c], coupling,
-                       recipe_.search, screen, random);
+  return screened_turn(transform_of(at, c), coupling, recipe_.search, screen, random);
 }
 
-std::optional<ChannelTransform> Search::propose(std::size_t c, StepRandom& random) {
+std::optional<ChannelTransform> Search::propose(Visited& at, std::size_t c, StepRandom& random) {
   const Coupling& coupling = couplings_[c];
-  const ChannelTransform& now = state_.transforms[static_cast<std::size_t>(visited_)][c];
+  const ChannelTransform& now = transform_of(at, c);
   const SearchOptions& options = recipe_.search;
   const bool turns = options.rotate && coupling.rotation == Exactness::exact;
   if (options.local > 0 && turns && (coupling.readers.empty() || random.below(2) == 0)) {
-    return propose_turn(c, random);
+    return propose_turn(at, c, random);
   }
   if (options.local == 0 || coupling.readers.empty()) {
     ChannelTransform next = random_move(now, coupling, options, random);
@@ -305,17 +340,17 @@ std::optional<ChannelTransform> Search::propose(std::size_t c, StepRandom& rando
     return next;
   }
   const LayerMatrix reader = coupling.readers.front().matrix;
-  const MatrixView& layout = layer_->layout(reader);
-  const std::vector<float> power = moments(input_of(reader), layout.cols).diagonal();
+  const MatrixView& layout = at.searched.layout(reader);
+  const std::vector<float> power = moments(at, reader).diagonal();
   std::vector<Screen::Matrix> matrices;
   for (const Coupling::Reader& one : coupling.readers) {
-    const Screen::Matrix matrix{layer_->columns(one.matrix), &layer_->layout(one.matrix)};
+    const Screen::Matrix matrix{at.searched.columns(one.matrix), &at.searched.layout(one.matrix)};
     if (matrices.empty() || matrices.back().weights != matrix.weights) matrices.push_back(matrix);
   }
   Screen screen(matrices, recipe_.range, weighs_ranges(recipe_), power, pool_);
   state_.counts.proposals += options.local;
-  return screened_move(now, coupling, options, screen, power, layer_->columns(reader), layout.rows,
-                       layout.cols, random);
+  return screened_move(now, coupling, options, screen, power, at.searched.columns(reader),
+                       layout.rows, layout.cols, random);
 }
 
 std::size_t Search::pick_coupling(StepRandom& random) const {
@@ -332,43 +367,105 @@ SearchStep Search::step() {
   return step;
 }
 
+void Search::apply(Visited& at, const Choice& choice) {
+  // Rounding to the nearest without weights looks at no moments.
+  const bool weighs = recipe_.method == Method::gptq || weighs_ranges(recipe_);
+  const auto seen_by = [&](LayerMatrix matrix) -> const Hessian* {
+    return weighs ? &moments(at, matrix) : nullptr;
+  };
+  const Coupling& coupling = couplings_[choice.coupling];
+  const bool turned = choice.next.angle != transform_of(at, choice.coupling).angle;
+  at.searched.apply(choice.coupling, choice.next,
+                    turned ? seen_by(coupling.makers.front().matrix) : nullptr,
+                    coupling.readers.empty() ? nullptr : seen_by(coupling.readers.front().matrix));
+}
+
+void Search::take_gradient() {
+  if (gradient_is_current_) return;
+  std::vector<std::int64_t> layers;
+  for (const std::unique_ptr<Visited>& at : visited_) layers.push_back(at->layer);
+  gradient_->compute(layers);
+  gradient_is_current_ = true;
+  if (!state_.ranked) {
+    const std::int64_t run = model_.spec().layers - layers.front();
+    state_.counts.layer_forwards +=
+        kForwardsOfGradient * run * static_cast<std::int64_t>(objective_.trained());
+  }
+  state_.ranked = true;
+}
+
+// The proposal that lowers the loss most by what its derivatives say, if any does.
+std::optional<Search::Choice> Search::choose(Visited& at, StepRandom& random) {
+  std::optional<Choice> best;
+  double lowest = 0;
+  for (std::int64_t i = 0; i < std::max<std::int64_t>(1, recipe_.search.ranked); ++i) {
+    const std::size_t c = pick_coupling(random);
+    std::optional<ChannelTransform> next = propose(at, c, random);
+    if (!next) continue;
+    Choice choice{c, *std::move(next), 0};
+    if (!gradient_) return choice;
+    apply(at, choice);
+    const double predicted = at.searched.predicted(
+        gradient_->of(at.layer),
+        [&](LayerMatrix matrix) -> const Hessian& { return moments(at, matrix); },
+        objective_.host());
+    at.searched.undo();
+    if (!(predicted < lowest)) continue;
+    lowest = choice.predicted = predicted;
+    best = std::move(choice);
+  }
+  return best;
+}
+
+bool Search::is_better(std::span<const Changed> changed, std::string& outcome) {
+  const auto layer_of_change = [](const Changed& one) { return one.at->layer; };
+  const auto [first, last] = std::ranges::minmax(changed | std::views::transform(layer_of_change));
+  ++state_.counts.confirmed;
+  const std::optional<double> loss = objective_.trial(first, last);
+  outcome = loss ? "worse" : "given up";
+  return loss && *loss < objective_.loss();  // not where it is no number
+}
+
 SearchStep Search::take_step() {
   const std::int64_t n = state_.steps++;
   const std::uint64_t seed = recipe_.calibration.seed;
   // A place to stay does not depend on how the steps there go.
   StepRandom place(~seed, static_cast<std::uint64_t>(n) / kStay);
-  visit(static_cast<std::int64_t>(place.below(static_cast<std::uint64_t>(model_.spec().layers))));
+  visit(place);
   StepRandom random(seed, static_cast<std::uint64_t>(n));
-  const std::size_t c = pick_coupling(random);
-  SearchStep step{n,
-                  visited_,
-                  couplings_[c].name,
-                  "no proposal",
-                  objective_.loss(),
-                  objective_.held_out_loss()};
-  const std::optional<ChannelTransform> next = propose(c, random);
-  if (!next) return step;
-
-  // Rounding to the nearest without weights looks at no moments.
-  const bool weighs = recipe_.method == Method::gptq || weighs_ranges(recipe_);
-  const auto seen_by = [&](LayerMatrix matrix) -> const Hessian* {
-    return weighs ? &moments(input_of(matrix), layer_->layout(matrix).cols) : nullptr;
-  };
-  const Coupling& coupling = couplings_[c];
-  const bool turned = next->angle != state_.transforms[static_cast<std::size_t>(visited_)][c].angle;
-  layer_->apply(c, *next, turned ? seen_by(coupling.makers.front().matrix) : nullptr,
-                coupling.readers.empty() ? nullptr : seen_by(coupling.readers.front().matrix));
-  ++state_.counts.confirmed;
-  const std::optional<double> loss = objective_.trial(visited_, visited_);
-  if (!loss || !(*loss < objective_.loss())) {  // nor where it is no number
-    layer_->undo();
-    step.outcome = loss ? "worse" : "given up";
-    return step;
+  SearchStep step;
+  step.step = n;
+  step.outcome = "no proposal";
+  step.loss = objective_.loss();
+  step.held_out = objective_.held_out_loss();
+  if (gradient_) take_gradient();
+  std::vector<Changed> changed;
+  for (const std::unique_ptr<Visited>& at : visited_) {
+    const std::optional<Choice> choice = choose(*at, random);
+    if (!choice) continue;
+    apply(*at, *choice);
+    changed.push_back({at.get(), choice->coupling, choice->predicted});
   }
-  layer_->accept();
+  std::ranges::stable_sort(changed, {}, &Changed::predicted);
+  while (!changed.empty() && !is_better(changed, step.outcome)) {
+    // Those of which less is expected go back; if nothing else, so does the last.
+    const std::size_t kept = changed.size() / 2;
+    for (std::size_t i = kept; i < changed.size(); ++i) changed[i].at->searched.undo();
+    changed.resize(kept);
+  }
+  if (changed.empty()) return step;
+  std::ranges::sort(changed, {}, [](const Changed& one) { return one.at->layer; });
+  for (const Changed& one : changed) {
+    one.at->searched.accept();
+    step.moves.push_back({one.at->layer, couplings_[one.coupling].name});
+  }
   objective_.accept();
-  forget_inputs();
-  state_.observed = {};
+  for (const std::unique_ptr<Visited>& at : visited_) {
+    at->moments = {};
+    at->compensations.clear();
+  }
+  for (auto& [layer, inputs] : state_.observed) inputs = {};
+  state_.ranked = gradient_is_current_ = false;
   ++state_.counts.accepted;
   step.outcome = "accepted";
   step.loss = objective_.loss();

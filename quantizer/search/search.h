@@ -2,16 +2,19 @@
 // InvarExplore (design/papers.md 1): hill climbing over weights that compute the same but quantize
 // better, judged by the running packed model itself.
 //
-// A step takes a layer and one of its couplings, proposes another transform of the source's
-// channels (moves.h), makes the parts of the matrices it touches again (remake.h) in the running
-// model, and keeps them if the loss of objective.h is lower. Step n's choices depend on the seed
+// A step takes some layers and a coupling of each, proposes other transforms of the source's
+// channels (moves.h), makes the parts of the matrices they touch again (remake.h) in the running
+// model, and keeps them if the loss of objective.h is lower; else the half of them of which the
+// most is expected, and so on. Step n's choices depend on the seed
 // and n alone, so a search that was interrupted goes on as if it had not been.
 
 #include <array>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,6 +22,7 @@
 #include "quantizer/plan.h"
 #include "quantizer/random.h"
 #include "quantizer/search/compensation.h"
+#include "quantizer/search/loss_gradient.h"
 #include "quantizer/search/objective.h"
 #include "quantizer/search/options.h"
 #include "quantizer/search/searched_layer.h"
@@ -26,8 +30,12 @@
 namespace tenfold {
 
 struct SearchStep {
-  std::int64_t step = 0, layer = 0;
-  std::string coupling;
+  struct Move {
+    std::int64_t layer = 0;
+    std::string coupling;
+  };
+  std::int64_t step = 0;
+  std::vector<Move> moves;
   std::string outcome;  // "accepted", "worse", "given up" (early), "no proposal"
   double loss = 0;      // of the model after the step
   double held_out = 0;
@@ -53,10 +61,10 @@ struct SearchState {
   double start_held_out = 0;
   std::vector<SearchStep> history;  // of accepted steps
   SearchCounts counts;
-  // The layer of the last step, and which of its inputs' moments were taken for the model as it is:
-  // a resumed search takes them again, but does not count them twice.
-  std::int64_t layer = -1;
-  std::array<bool, kLayerInputs> observed{};
+  // The layers of the last step, which of their inputs' moments were taken for the model as it is,
+  // and whether their gradients were: a resumed search takes them again, but counts them once.
+  std::map<std::int64_t, std::array<bool, kLayerInputs>> observed;
+  bool ranked = false;
 };
 // The step after which the held-out loss was at its lowest; 0: at the start.
 std::int64_t last_improvement(const SearchState& state);
@@ -82,13 +90,39 @@ class Search {
   void resume(SearchState state);
 
  private:
+  // A layer that steps change.
+  struct Visited {
+    std::int64_t layer;
+    SearchedLayer searched;
+    // Of its inputs, as accepted, and of all columns of matrices that read them.
+    std::array<std::optional<Hessian>, kLayerInputs> moments;
+    std::map<LayerMatrix, Compensation> compensations;
+  };
+
+  struct Choice {
+    std::size_t coupling;
+    ChannelTransform next;
+    double predicted;  // of the loss, where proposals are ranked
+  };
+  struct Changed {
+    Visited* at;
+    std::size_t coupling;
+    double predicted;
+  };
+
   SearchStep take_step();
+  bool is_better(std::span<const Changed> changed, std::string& outcome);
   FloatLayer source_layer(std::int64_t layer) const;
-  void visit(std::int64_t layer);
-  const Hessian& moments(LinearInput input, std::int64_t cols);
-  std::optional<ChannelTransform> propose_turn(std::size_t coupling, StepRandom& random);
-  std::optional<ChannelTransform> propose(std::size_t coupling, StepRandom& random);
+  void visit(StepRandom& place);
   std::size_t pick_coupling(StepRandom& random) const;
+  std::optional<ChannelTransform> propose(Visited& at, std::size_t coupling, StepRandom& random);
+  std::optional<ChannelTransform> propose_turn(Visited& at, std::size_t coupling,
+                                               StepRandom& random);
+  void take_gradient();
+  std::optional<Choice> choose(Visited& at, StepRandom& random);
+  void apply(Visited& at, const Choice& choice);
+  const Hessian& moments(Visited& at, LayerMatrix reader);
+  ChannelTransform& transform_of(const Visited& at, std::size_t coupling);
 
   const std::vector<ModelTensor>& tensors_;
   const std::vector<LayerFactors>& factors_;
@@ -100,12 +134,9 @@ class Search {
   std::vector<Coupling> couplings_;
   std::vector<std::vector<std::size_t>> searched_;  // couplings of each kind
   SearchState state_;
-  std::int64_t visited_ = -1;
-  std::optional<SearchedLayer> layer_;
-  void forget_inputs();
-  // Of the layer's inputs, as accepted, and of all columns of matrices that read them.
-  std::array<std::optional<Hessian>, kLayerInputs> moments_;
-  std::map<LayerMatrix, Compensation> compensations_;
+  std::vector<std::unique_ptr<Visited>> visited_;  // ascending
+  std::optional<LossGradient> gradient_;           // where proposals are ranked
+  bool gradient_is_current_ = false;
 };
 
 }  // namespace tenfold

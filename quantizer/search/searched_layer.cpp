@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "quantizer/panel.h"
 #include "quantizer/search/remake.h"
@@ -204,6 +205,61 @@ FloatLayer::Part SearchedLayer::wanted(LayerMatrix matrix) const {
     }
   }
   return made;
+}
+
+// The matrix as it is now, at the places of the accepted channels.
+std::vector<float> SearchedLayer::moved_back(LayerMatrix matrix) const {
+  const ChannelTransform& before = transforms_[applied_->first];
+  const ChannelTransform& now = applied_->second;
+  const Coupling& coupling = couplings_[applied_->first];
+  // From places to the source's channels, and forth to other places.
+  ChannelTransform back(coupling.channels), forth = before;
+  for (std::size_t place = 0; place < now.order.size(); ++place) {
+    const auto channel = static_cast<std::size_t>(now.order[place]);
+    back.order[channel] = static_cast<std::int32_t>(place);
+    back.scale[place] = 1.0f / now.scale[channel];
+  }
+  for (std::size_t pair = 0; pair < now.angle.size(); ++pair) forth.angle[pair] -= now.angle[pair];
+  const MatrixView& view = layout(matrix);
+  FloatLayer::Part part{dequantized(view), {}, view.rows, view.cols};
+  for (const ChannelTransform* step : {&back, &forth}) {
+    const FloatLayer::Part from = part;
+    for (const Coupling::Maker& maker : coupling.makers) {
+      if (maker.matrix == matrix) transform_rows(from, maker, *step, part);
+    }
+    for (const Coupling::Reader& reader : coupling.readers) {
+      if (reader.matrix == matrix) transform_columns(from, reader, *step, part);
+    }
+  }
+  return std::move(part.weight);
+}
+
+double SearchedLayer::predicted(const LayerSlopes& slopes,
+                                const std::function<const Hessian&(LayerMatrix)>& moments,
+                                Backend& backend) const {
+  double sum = 0;
+  for (const Kept& kept : kept_) {
+    const MatrixView& view = layout(kept.matrix);
+    const auto cols = static_cast<std::size_t>(view.cols);
+    std::vector<float> change = moved_back(kept.matrix);
+    const std::vector<float> accepted = dequantized(kept.dense.weight.view);
+    for (std::size_t i = 0; i < change.size(); ++i) change[i] -= accepted[i];
+    const std::vector<float> inputs = moments(kept.matrix).means();
+    std::vector<float> seen(change.size());
+    const Linear product{float_matrix(inputs.data(), Format::f32, view.cols, view.cols), nullptr,
+                         seen.data(), view.cols, false};
+    backend.linear({&product, 1}, change.data(), view.cols, view.rows);
+    const LossSlope& slope = slopes[static_cast<std::size_t>(kept.matrix)];
+    for (std::size_t r = 0; r < slope.curvature.size(); ++r) {
+      double along = 0, squares = 0;
+      for (std::size_t i = r * cols; i < (r + 1) * cols; ++i) {
+        along += static_cast<double>(slope.gradient[i] * change[i]);
+        squares += static_cast<double>(seen[i] * change[i]);
+      }
+      sum += along + squares * static_cast<double>(slope.curvature[r]) / 2;
+    }
+  }
+  return sum;
 }
 
 void SearchedLayer::accept() {

@@ -2,7 +2,9 @@
 // One layer of a quantized model whose channels a search moves: what its matrices approximate, and
 // its packed bytes, changed in place in the running model.
 
+#include <array>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <utility>
@@ -13,6 +15,7 @@
 #include "quantizer/hessian.h"
 #include "quantizer/range.h"
 #include "quantizer/search/coupling.h"
+#include "quantizer/search/loss_gradient.h"
 
 namespace tenfold {
 
@@ -40,6 +43,12 @@ class SearchedLayer {
   // and the readers' inputs as accepted, null where no rounding looks at them.
   void apply(std::size_t coupling, const ChannelTransform& next, const Hessian* maker_moments,
              const Hessian* reader_moments);
+  // What the applied change does to the loss, to second order. The move itself does nothing: what
+  // counts is how the rounded weights, moved back, differ from those accepted. moments(matrix): of
+  // its inputs, as accepted.
+  double predicted(const LayerSlopes& slopes,
+                   const std::function<const Hessian&(LayerMatrix)>& moments,
+                   Backend& backend) const;
   void accept();  // what was applied
   void undo();
 
@@ -50,6 +59,7 @@ class SearchedLayer {
                     const ChannelTransform& next, const Hessian* moments);
   bool rows_move(LayerMatrix matrix) const;
   FloatLayer::Part wanted(LayerMatrix matrix) const;
+  std::vector<float> moved_back(LayerMatrix matrix) const;
   const Dense& keep(LayerMatrix matrix);
 
   const std::vector<Coupling>& couplings_;

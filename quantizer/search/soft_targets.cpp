@@ -45,4 +45,22 @@ double SoftTargets::cross_entropy(std::size_t row, const float* logits, double l
   return sum - std::max(0.0, 1 - kept) * std::log(std::max(kLeast, 1 - kept_by_model));
 }
 
+// With q the model's softmax and R, Q what teacher and model leave to the rest: q - p of a token
+// that is kept, q (1 - R / Q) of another.
+void SoftTargets::gradient(std::size_t row, const float* logits, double log_sum, float* d) const {
+  double kept = 0, kept_by_model = 0;
+  for (std::size_t i = row * kept_; i < (row + 1) * kept_; ++i) {
+    kept += static_cast<double>(p_[i]);
+    kept_by_model += std::exp(static_cast<double>(logits[ids_[i]]) - log_sum);
+  }
+  const bool all = static_cast<std::int64_t>(kept_) == vocab_;
+  const double share = all ? 1 : 1 - std::max(0.0, 1 - kept) / std::max(kLeast, 1 - kept_by_model);
+  const auto by = static_cast<float>(share);
+  const auto log = static_cast<float>(log_sum);
+  for (std::int64_t j = 0; j < vocab_; ++j) d[j] = by * std::exp(logits[j] - log);
+  for (std::size_t i = row * kept_; i < (row + 1) * kept_; ++i) {
+    d[ids_[i]] = std::exp(logits[ids_[i]] - log) - p_[i];
+  }
+}
+
 }  // namespace tenfold

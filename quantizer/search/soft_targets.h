@@ -16,6 +16,8 @@ class SoftTargets {
   void add(const float* logits, double log_sum);
   // -sum p log q of another model's row, over the tokens that are kept and over the rest as one.
   double cross_entropy(std::size_t row, const float* logits, double log_sum) const;
+  // Its gradient, d [vocab], with respect to the logits.
+  void gradient(std::size_t row, const float* logits, double log_sum, float* d) const;
 
  private:
   std::int64_t vocab_;

@@ -144,14 +144,6 @@ MatrixPlan plan_of(int bits, MinKind kind, std::int64_t group, std::int64_t cols
   return plan;
 }
 
-std::vector<float> dequantized(const MatrixView& view) {
-  std::vector<float> values(static_cast<std::size_t>(view.rows * view.cols));
-  for (std::int64_t r = 0; r < view.rows; ++r) {
-    dequantize_row(view, r, values.data() + r * view.cols);
-  }
-  return values;
-}
-
 TEST(LearnedMatrix, StartsWhereTheRangeSearchEndedAndItsGridsGiveItsValues) {
   Layer at("llama-mha");
   const RowReader& rows = *at.readers[static_cast<std::size_t>(LayerMatrix::down)];

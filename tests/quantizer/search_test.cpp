@@ -9,6 +9,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <string_view>
 
 #include "quantizer/quantize.h"
 #include "quantizer/search/moves.h"
@@ -95,15 +96,46 @@ INSTANTIATE_TEST_SUITE_P(Models, SearchOf,
 class SearchTest : public SearchOf {
  protected:
   SearchTest() : SearchOf("opt-pre-ln") {}
+
+  // From interruptions at several steps, to what a run without them writes.
+  void resumes(QuantizeOptions with) {
+    set_passes(with.recipe, {"gptq"});
+    const auto whole = read_file(make("whole.gguf", with));
+    with.checkpoint_every = 6;
+    const auto path = folder_ / "resumed.gguf";
+    for (const int stop_after : {4, 9, 1}) {
+      int steps = 0;
+      with.on_search_step = [&](const SearchStep&, const SearchCounts&) {
+        return ++steps < stop_after;
+      };
+      const std::string said =
+          testing::expect_error(ErrorCode::cancelled, [&] { quantize(source_, path, with, {}); });
+      EXPECT_NE(said.find("--resume goes on"), std::string::npos) << said;
+      EXPECT_FALSE(std::filesystem::exists(path));
+      with.resume = true;
+    }
+    with.on_search_step = {};
+    quantize(source_, path, with, {});
+    EXPECT_EQ(whole, read_file(path));
+    EXPECT_FALSE(std::filesystem::exists(path.string() + ".work"));
+    std::filesystem::remove(folder_ / "whole.gguf");
+    std::filesystem::remove(path);
+  }
 };
 
 TEST_P(SearchOf, AcceptsOnlyWhatIsBetterAndSavesWhatItAccepted) {
-  for (const char* passes : {"rtn", "awq", "gptq"}) {
+  for (const char* passes : {"rtn", "awq", "gptq", "ranked"}) {
+    const bool ranked = std::string_view(passes) == "ranked";
     QuantizeOptions with = options(24);
-    set_passes(with.recipe, {passes});
+    set_passes(with.recipe, {ranked ? "gptq" : passes});
     if (with.recipe.method == Method::gptq) {
       with.recipe.range = RangeKind::mse;
       with.recipe.search.target = SearchTarget::teacher;
+    }
+    if (ranked) {
+      with.recipe.search.steps = 16;
+      with.recipe.search.together = 2;
+      with.recipe.search.ranked = 3;
     }
     const auto path = make(std::string(passes) + ".gguf", with);
     const nlohmann::json said = search_of(path);
@@ -151,27 +183,15 @@ TEST_F(SearchTest, GivesTheSameFileForAnyNumberOfThreads) {
   EXPECT_NE(one, read_file(make("other.gguf", with)));
 }
 
-TEST_F(SearchTest, ResumesToTheSameBytes) {
-  QuantizeOptions with = options(20);
-  set_passes(with.recipe, {"gptq"});
-  const auto whole = read_file(make("whole.gguf", with));
-  with.checkpoint_every = 6;
-  const auto path = folder_ / "resumed.gguf";
-  for (const int stop_after : {4, 9, 1}) {
-    int steps = 0;
-    with.on_search_step = [&](const SearchStep&, const SearchCounts&) {
-      return ++steps < stop_after;
-    };
-    const std::string said =
-        testing::expect_error(ErrorCode::cancelled, [&] { quantize(source_, path, with, {}); });
-    EXPECT_NE(said.find("--resume goes on"), std::string::npos) << said;
-    EXPECT_FALSE(std::filesystem::exists(path));
-    with.resume = true;
+TEST_F(SearchTest, ResumesToTheSameBytes) { resumes(options(20)); }
+
+TEST_F(SearchTest, ResumesToTheSameBytesWhereProposalsAreRanked) {
+  for (const std::int64_t together : {2, 100}) {
+    QuantizeOptions with = options(20);
+    with.recipe.search.together = together;
+    with.recipe.search.ranked = 2;
+    resumes(with);
   }
-  with.on_search_step = {};
-  quantize(source_, path, with, {});
-  EXPECT_EQ(whole, read_file(path));
-  EXPECT_FALSE(std::filesystem::exists(path.string() + ".work"));
 }
 
 // What a step cannot do for what it rounds anew, learned grids and full-precision targets, is done
@@ -381,9 +401,8 @@ TEST(SearchState, IsReadBackAndChecked) {
   }
   std::swap(state.transforms[1][0].order[3], state.transforms[1][0].order[4]);
   state.transforms[0][0].scale[2] = 1.1f;
-  state.layer = 1;
-  state.observed[2] = true;
-  state.history.push_back({6, 1, "ffn", "accepted", 1.0625, 1.125, 99});
+  state.observed[1] = {false, false, true};
+  state.history.push_back({6, {{1, "ffn"}, {2, "vo 1"}}, "accepted", 1.0625, 1.125, 99});
   nlohmann::json json = nlohmann::json::parse(to_json(state).dump());
   EXPECT_EQ(to_json(read_search_state(json, spec, "state")).dump(), to_json(state).dump());
   json["transforms"][1][0]["order"][3] = json["transforms"][1][0]["order"][5];

@@ -12,6 +12,7 @@
 #include "models/decoder.h"
 #include "quantizer/quantize.h"
 #include "runtime/files/packed_matrix.h"
+#include "tests/support/random.h"
 #include "tests/support/scratch_folder.h"
 #include "tests/support/tiny_model.h"
 #include "tests/support/transforms.h"
@@ -137,6 +138,13 @@ TEST_P(SearchedLayerOf, IsWhatTheTransformsMakeOfTheSource) {
   const auto backend = make_cpu_backend({2, ""});
   SearchedLayer layer(couplings, original, now, transforms, {RangeKind::mse, false, damping}, pool);
 
+  // The moves change weights by all they are, and what the weights compute by what 8 bits lose.
+  LayerSlopes slopes;
+  for (std::size_t m = 0; m < kLayerMatrices; ++m) {
+    const FloatLayer::Part& part = original[static_cast<LayerMatrix>(m)];
+    slopes[m].gradient = random_floats(part.weight.size(), static_cast<std::uint32_t>(m));
+    slopes[m].curvature.assign(static_cast<std::size_t>(part.rows), 0.0f);
+  }
   std::mt19937 random(11);
   for (int step = 0; step < 40; ++step) {
     const std::size_t c = random() % couplings.size();
@@ -151,6 +159,14 @@ TEST_P(SearchedLayerOf, IsWhatTheTransformsMakeOfTheSource) {
     const std::vector<std::byte> before = bytes_of(now);
     layer.apply(c, next, makers ? &*makers : nullptr, readers ? &*readers : nullptr);
     EXPECT_NE(bytes_of(now), before);
+    double held = 0;
+    for (std::size_t m = 0; m < kLayerMatrices; ++m) {
+      const std::vector<float>& weights = original[static_cast<LayerMatrix>(m)].weight;
+      for (const float w : weights) held += static_cast<double>(w * w);
+    }
+    const double predicted = layer.predicted(
+        slopes, [&](LayerMatrix of) { return moments(of); }, *backend);
+    EXPECT_LT(std::fabs(predicted), 0.1 * std::sqrt(held));
     if (step % 3 == 2) {
       layer.undo();
       ASSERT_EQ(bytes_of(now), before);
