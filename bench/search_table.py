@@ -33,6 +33,7 @@ STARTS = {
 }
 G128 = ["--bits", "2", "--group", "128"]
 TEACHER = ["--target", "teacher"]
+RANKED = ["--together", "30", "--ranked", "8", "--local", "64"]
 PAPER = ["--couplings", "ffn", "--local", "0", "--early", "0", "--target", "text"]
 
 # Of each suite, what a row is called, the flags of its start and those of its search.
@@ -64,9 +65,9 @@ SUITES = {
                                     "2-bit g64": ["--bits", "2", "--group", "64"],
                                     "3-bit g128": ["--bits", "3", "--group", "128"]}.items()
                for name in ("RTN min-max", "AWQ", "GPTQ")},
-    "smollm2": {name: (["--bits", "2", "--group", "64", *flags], TEACHER) for name, flags in {
-        "GPTQ": STARTS["GPTQ"],
-        "GPTQ aimed + tune + codes": STARTS["GPTQ aimed + tune + codes"]}.items()},
+    **{suite: {name: (["--bits", "2", "--group", "64", *STARTS[name]], [*TEACHER, *ranked])
+               for name in ("GPTQ", "GPTQ aimed + tune + codes")}
+       for suite, ranked in {"smollm2": [], "smollm2-ranked": RANKED}.items()},
 }
 
 
@@ -76,7 +77,7 @@ class Table:
         self.tenfold = pathlib.Path(args.build, "tools/tenfold")
         shared = pathlib.Path(args.shared)
         self.tests, self.calibration = texts(shared)
-        smollm2 = args.suite == "smollm2"
+        smollm2 = args.suite.startswith("smollm2")
         self.source, self.windows = model_of(args, smollm2)
         self.calib = ["--calib-seqs", str(args.calib_seqs)]
         self.length = ["--calib-len", "512" if smollm2 else "256"]

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -23,6 +24,7 @@ constexpr const char* kStartFile = "start.gguf";
 constexpr const char* kFactorsFile = "start.json";
 constexpr const char* kStateFile = "search.json";
 constexpr const char* kMovedFile = "moved.gguf";
+constexpr std::chrono::minutes kSaveAfter{10};        // whatever the steps
 constexpr std::uint64_t kMostWorkValues = 32u << 20;  // of either; 10 Mi at 70 B parameters
 
 void write_text(const std::filesystem::path& path, const std::string& text) {
@@ -254,11 +256,17 @@ class SearchRun {
       return state.steps < wanted.steps &&
              (wanted.patience == 0 || state.steps - last_improvement(state) < wanted.patience);
     };
+    using Clock = std::chrono::steady_clock;
+    Clock::time_point last_saved = Clock::now();
     while (goes_on()) {
       const SearchStep step = search.step();
       const bool saved =
-          search.state().steps % std::max<std::int64_t>(1, options_.checkpoint_every) == 0;
-      if (saved) save(search, model, start);
+          search.state().steps % std::max<std::int64_t>(1, options_.checkpoint_every) == 0 ||
+          Clock::now() - last_saved > kSaveAfter;
+      if (saved) {
+        save(search, model, start);
+        last_saved = Clock::now();
+      }
       if (options_.on_search_step && !options_.on_search_step(step, search.state().counts)) {
         if (!saved) save(search, model, start);
         throw_error(ErrorCode::cancelled,

@@ -80,10 +80,10 @@ TEST_P(LossGradientOf, IsWhatDifferencesOfTheLossSay) {
         }
         return objective.trial(layer, layer).value();
       };
-      const double step = 0.05;
+      const double step = 0.02;
       const double slope = (loss_at(step) - loss_at(-step)) / (2 * step);
       std::copy(kept.begin(), kept.end(), values);
-      EXPECT_NEAR(slope, norm, 0.04 * norm + 0.002);  // the cache rounds keys to F16
+      EXPECT_NEAR(slope, norm, 0.05 * norm + 0.002);  // the cache rounds keys to F16
     }
   }
 }
