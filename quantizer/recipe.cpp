@@ -40,10 +40,14 @@ void check_share(const char* what, double share) {
 void check_search(const SearchOptions& search, bool mixed) {
   if (search.steps == 0) return;
   for (const std::int64_t number : {search.steps, search.local, search.matched, search.patience,
-                                    search.together - 1, search.ranked}) {
+                                    search.together, search.ranked}) {
     if (number >= 0 && number <= kMostSearched) continue;
     throw_error(ErrorCode::bad_request, "the numbers of a search lie between 0 and {}, found {}",
                 kMostSearched, number);
+  }
+  if (search.together < 1) {
+    throw_error(ErrorCode::bad_request, "a step of a search changes at least one layer, found {}",
+                search.together);
   }
   if (!search.permute && !search.scale && !search.rotate) {
     throw_error(ErrorCode::bad_request, "a search needs moves: perm, scale or rot");

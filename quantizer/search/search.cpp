@@ -404,6 +404,9 @@ std::optional<Search::Choice> Search::choose(Visited& at, StepRandom& random) {
     if (!next) continue;
     Choice choice{c, *std::move(next), 0};
     if (!gradient_) return choice;
+    // While the layer is as accepted.
+    for (const Coupling::Maker& maker : couplings_[c].makers) moments(at, maker.matrix);
+    for (const Coupling::Reader& reader : couplings_[c].readers) moments(at, reader.matrix);
     apply(at, choice);
     const double predicted = at.searched.predicted(
         gradient_->of(at.layer),

@@ -90,7 +90,9 @@ const Dense& SearchedLayer::keep(LayerMatrix matrix) {
   Dense& dense = dense_of(now_, matrix);
   QuantizedMatrix copy = copy_matrix(dense.weight.view);
   std::swap(copy, dense.weight);
-  kept_.push_back({matrix, {std::move(copy), dense.bias}, {}});
+  // What is accepted keeps its address, by which a device knows it.
+  kept_.push_back({matrix, {std::move(copy), std::move(dense.bias)}, {}});
+  dense.bias = kept_.back().dense.bias;
   return kept_.back().dense;
 }
 
@@ -104,7 +106,8 @@ void SearchedLayer::apply(std::size_t c, const ChannelTransform& next, const Hes
   }
   if (coupling.norm) {
     Norm& norm = norm_of(now_, *coupling.norm);
-    kept_norm_.emplace(*coupling.norm, norm);
+    kept_norm_.emplace(*coupling.norm, std::move(norm));
+    norm = kept_norm_->second;
     transform_norm(source_[*coupling.norm], next, norm);
   }
   std::optional<Hessian> moved;

@@ -98,8 +98,8 @@ class SearchTest : public SearchOf {
   SearchTest() : SearchOf("opt-pre-ln") {}
 
   // From interruptions at several steps, to what a run without them writes.
-  void resumes(QuantizeOptions with) {
-    set_passes(with.recipe, {"gptq"});
+  void resumes(QuantizeOptions with, const char* pass = "gptq") {
+    set_passes(with.recipe, {pass});
     const auto whole = read_file(make("whole.gguf", with));
     with.checkpoint_every = 6;
     const auto path = folder_ / "resumed.gguf";
@@ -190,7 +190,7 @@ TEST_F(SearchTest, ResumesToTheSameBytesWhereProposalsAreRanked) {
     QuantizeOptions with = options(20);
     with.recipe.search.together = together;
     with.recipe.search.ranked = 2;
-    resumes(with);
+    for (const char* pass : {"rtn", "gptq"}) resumes(with, pass);
   }
 }
 
