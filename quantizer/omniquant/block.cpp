@@ -4,10 +4,10 @@
 #include <cmath>
 #include <cstring>
 
+#include "quantizer/transpose.h"
+
 namespace tenfold {
 namespace {
-
-constexpr std::int64_t kTile = 32;
 
 // Columns [begin, begin + n) of x [rows, ld], packed.
 void take_columns(const float* x, std::int64_t ld, std::int64_t begin, std::int64_t rows,
@@ -67,16 +67,8 @@ void Block::multiply(const float* a, const float* b, float* y, std::int64_t m, s
 const float* Block::transposed(Scratch& scratch, const float* x, std::int64_t rows,
                                std::int64_t cols) {
   float* out = scratch.get<float>(static_cast<std::size_t>(rows * cols));
-  pool_.run(static_cast<int>((cols + kTile - 1) / kTile), [&](int tile, int) {
-    const std::int64_t begin = tile * kTile;
-    const std::int64_t end = std::min(begin + kTile, cols);
-    for (std::int64_t first = 0; first < rows; first += kTile) {
-      const std::int64_t last = std::min(first + kTile, rows);
-      for (std::int64_t c = begin; c < end; ++c) {
-        for (std::int64_t r = first; r < last; ++r) out[c * rows + r] = x[r * cols + c];
-      }
-    }
-  });
+  const auto tiles = static_cast<int>((cols + kTransposeTile - 1) / kTransposeTile);
+  pool_.run(tiles, [&](int tile, int) { transpose_tile(x, rows, cols, tile, out); });
   return out;
 }
 
@@ -295,8 +287,9 @@ void Block::backward(const LayerWeights& layer, const BlockWeights& weights, con
     const MatrixShape shape = shape_of(spec_, matrix);
     if (dw[index(matrix)] != nullptr) product_back_weight(shape, x, d, dw[index(matrix)]);
     float* sums = squares[index(matrix)];
-    for (std::int64_t i = 0; sums != nullptr && i < tokens_ * shape.rows; ++i) {
-      sums[i % shape.rows] += d[i] * d[i];
+    if (sums == nullptr) return;
+    for (std::int64_t t = 0; t < tokens_; ++t, d += shape.rows) {
+      for (std::int64_t r = 0; r < shape.rows; ++r) sums[r] += d[r] * d[r];
     }
   };
   const std::int64_t q_dim = spec_.heads * spec_.head_dim;

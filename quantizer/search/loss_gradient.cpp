@@ -5,17 +5,14 @@
 
 #include "quantizer/omniquant/block.h"
 #include "quantizer/panel.h"
+#include "quantizer/transpose.h"
 
 namespace tenfold {
 namespace {
 
 std::vector<float> turned(const std::vector<float>& x, std::int64_t rows, std::int64_t cols) {
   std::vector<float> out(x.size());
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t c = 0; c < cols; ++c) {
-      out[static_cast<std::size_t>(c * rows + r)] = x[static_cast<std::size_t>(r * cols + c)];
-    }
-  }
+  transpose(x.data(), rows, cols, out.data());
   return out;
 }
 

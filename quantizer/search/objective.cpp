@@ -106,6 +106,13 @@ void Objective::load(std::size_t sequence, std::int64_t layer) {
   }
 }
 
+// Of the accepted model: its step goes on with that layer.
+void Objective::enter(std::size_t sequence, std::int64_t layer) {
+  load(sequence, layer);
+  begin_step(model_, batch_, kv_, ws_);
+  if (layer == 0) model_.embed(batch_, ws_);
+}
+
 void Objective::run_teacher(const Decoder& teacher, std::size_t sequence) {
   busy_();
   load(sequence, 0);
@@ -126,11 +133,10 @@ void Objective::run_teacher(const Decoder& teacher, std::size_t sequence) {
   });
 }
 
-// Of the step just run: -log p of the text's next tokens; where there are soft targets, also calls
-// see(row of soft_, logits, log of their exponentials' sum) for each.
-std::vector<double> Objective::score(
-    const Decoder& model, std::size_t sequence,
-    const std::function<void(std::size_t, const float*, double)>& see) {
+// Of the step just run: -log p of the text's next tokens; also calls see for each, unless it is
+// empty.
+std::vector<double> Objective::score(const Decoder& model, std::size_t sequence,
+                                     const RowTap& see) {
   const std::vector<TokenId>& tokens = calibration_.sequences[sequence];
   std::vector<std::int32_t> rows(tokens.size() - 1);
   std::iota(rows.begin(), rows.end(), 0);
@@ -163,13 +169,10 @@ SequenceLoss Objective::run(std::size_t sequence, std::int64_t first) {
   }
   if (!matched_.empty()) loss.mse /= static_cast<double>(matched_.size());
   double cross_entropy = 0;
-  std::function<void(std::size_t, const float*, double)> see;
-  if (soft_) {
-    see = [&](std::size_t row, const float* logits, double log_sum) {
-      cross_entropy += soft_->cross_entropy(row, logits, log_sum);
-    };
-  }
-  const std::vector<double> nll = score(model_, sequence, see);
+  const auto add = [&](std::size_t row, const float* logits, double log_sum) {
+    cross_entropy += soft_->cross_entropy(row, logits, log_sum);
+  };
+  const std::vector<double> nll = score(model_, sequence, soft_ ? RowTap(add) : RowTap());
   if (!soft_) cross_entropy = std::accumulate(nll.begin(), nll.end(), 0.0);
   loss.nll = cross_entropy / static_cast<double>(nll.size());
   layer_forwards_ += model_.info().layers - first;
@@ -262,9 +265,7 @@ void Objective::run_layer(std::int64_t layer, const InputTap& tap, const LayerTa
   ws_.input_tap = tap;
   for (std::size_t s = 0; s < trained(); ++s) {
     busy_();
-    load(s, layer);
-    begin_step(model_, batch_, kv_, ws_);
-    if (layer == 0) model_.embed(batch_, ws_);
+    enter(s, layer);
     model_.layer(layer, batch_, kv_, ws_);
     ++layer_forwards_;
     if (after) after(s, ws_.stream(floats_));
@@ -274,14 +275,8 @@ void Objective::run_layer(std::int64_t layer, const InputTap& tap, const LayerTa
 }
 
 std::vector<float> Objective::input(std::int64_t layer, std::size_t sequence) {
-  if (layer > 0) {
-    const float* x = stream(streams_, layer, sequence);
-    return {x, x + floats_};
-  }
-  load(sequence, 0);
-  begin_step(model_, batch_, kv_, ws_);
-  model_.embed(batch_, ws_);
-  const std::span<const float> x = ws_.stream(floats_);
+  if (layer == 0) enter(sequence, 0);
+  const std::span<const float> x = layer == 0 ? ws_.stream(floats_) : output(layer - 1, sequence);
   return {x.begin(), x.end()};
 }
 
@@ -301,8 +296,7 @@ std::vector<float> Objective::head_back(std::size_t sequence, std::span<const fl
                                         ThreadPool& pool) {
   busy_();
   const DecoderSpec& spec = model_.spec();
-  load(sequence, spec.layers);
-  begin_step(model_, batch_, kv_, ws_);
+  enter(sequence, spec.layers);
   const auto vocab = static_cast<std::size_t>(spec.vocab);
   const auto dim = static_cast<std::size_t>(spec.dim);
   const std::size_t rows = calibration_.sequences[sequence].size() - 1;
@@ -327,7 +321,7 @@ std::vector<float> Objective::head_back(std::size_t sequence, std::span<const fl
   });
   through_head();
   if (spec.final_norm) {
-    norm_back(spec, model_.weights().final_norm, stream(streams_, spec.layers, sequence),
+    norm_back(spec, model_.weights().final_norm, output(spec.layers - 1, sequence).data(),
               d_normed.data(), static_cast<std::int64_t>(rows), d.data(), pool);
   } else {
     std::copy(d_normed.begin(), d_normed.end(), d.begin());
@@ -342,7 +336,7 @@ void Objective::match_back(std::int64_t layer, std::size_t sequence, std::span<f
                        static_cast<double>(floats_) * static_cast<double>(trained()));
   for (std::size_t i = 0; i < matched_.size(); ++i) {
     if (matched_[i] != layer) continue;
-    const float* x = stream(streams_, layer + 1, sequence);
+    const std::span<const float> x = output(layer, sequence);
     const float* wanted = teacher_[i].as<float>() + sequence * floats_;
     for (std::size_t j = 0; j < floats_; ++j) {
       const float difference = x[j] - wanted[j];

@@ -99,14 +99,17 @@ class Objective {
   Backend& host() const noexcept { return ws_.host(); }
 
  private:
+  // Called with a row of the calibration, its logits and the log of their exponentials' sum.
+  using RowTap = std::function<void(std::size_t, const float*, double)>;
+
   void forget_layers(std::int64_t first, std::int64_t last);
   float* stream(const Buffer& of, std::int64_t layer, std::size_t sequence) const;
   SequenceLoss run(std::size_t sequence, std::int64_t first);
   void logits_back(std::size_t row, const float* logits, double log_sum, float* d) const;
   void load(std::size_t sequence, std::int64_t layer);
+  void enter(std::size_t sequence, std::int64_t layer);
   void run_teacher(const Decoder& teacher, std::size_t sequence);
-  std::vector<double> score(const Decoder& model, std::size_t sequence,
-                            const std::function<void(std::size_t, const float*, double)>& see);
+  std::vector<double> score(const Decoder& model, std::size_t sequence, const RowTap& see);
   SequenceLoss mean(std::span<const SequenceLoss> losses) const;
   double relative(const SequenceLoss& loss) const;
   bool hopeless(std::span<const SequenceLoss> so_far) const;

@@ -16,7 +16,7 @@ std::string_view to_string(SearchTarget target) noexcept;
 std::optional<SearchTarget> parse_search_target(std::string_view name) noexcept;
 
 struct SearchOptions {
-  std::int64_t steps = 0;     // confirmations by the true loss; 0: no search
+  std::int64_t steps = 0;     // put to the test of the true loss; 0: no search
   std::int64_t together = 1;  // layers that a step changes
   // Proposals for each of them, the best of which by the loss's derivatives (loss_gradient.h) is
   // confirmed; 0: one, whatever they say.

@@ -5,8 +5,8 @@
 // A step takes some layers and a coupling of each, proposes other transforms of the source's
 // channels (moves.h), makes the parts of the matrices they touch again (remake.h) in the running
 // model, and keeps them if the loss of objective.h is lower; else the half of them of which the
-// most is expected, and so on. Step n's choices depend on the seed
-// and n alone, so a search that was interrupted goes on as if it had not been.
+// most is expected (of the first layers, where nothing is), and so on. Step n's choices depend on
+// the seed and n alone, so a search that was interrupted goes on as if it had not been.
 
 #include <array>
 #include <cstdint>

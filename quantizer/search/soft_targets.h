@@ -20,6 +20,12 @@ class SoftTargets {
   void gradient(std::size_t row, const float* logits, double log_sum, float* d) const;
 
  private:
+  struct Rest {
+    double teacher, model;  // what each leaves to the tokens that are not kept
+  };
+  Rest rest_of(std::size_t row, const float* logits, double log_sum) const;
+  bool keeps_all() const noexcept { return static_cast<std::int64_t>(kept_) == vocab_; }
+
   std::int64_t vocab_;
   std::size_t kept_;
   std::vector<std::int32_t> ids_;  // [rows, kept]
