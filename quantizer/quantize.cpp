@@ -111,7 +111,9 @@ class Run {
     QuantizeResult result = measure(plan, tensors_);
     if (!options_.dry_run) {
       check_output(output_, options_.overwrite);
-      check_space(result.all.bytes);
+      // Before hours of work, not after. Finished layers are kept beside the output.
+      check_space(output_,
+                  needs_calibration(options_.recipe) ? 2 * result.all.bytes : result.all.bytes);
       write(plan, result);
     }
     return result;
@@ -132,17 +134,6 @@ class Run {
   }
 
  private:
-  // Before hours of work, not after. Finished layers are kept beside the output.
-  void check_space(std::uint64_t bytes) const {
-    const std::uint64_t needed = needs_calibration(options_.recipe) ? 2 * bytes : bytes;
-    std::error_code error;
-    const std::filesystem::path folder = std::filesystem::absolute(output_).parent_path();
-    const auto space = std::filesystem::space(folder, error);
-    if (error || space.available >= needed) return;  // writing will say what is wrong
-    throw_error(ErrorCode::io, "{}: needs {} MiB of disk, and only {} MiB are free",
-                output_.string(), needed >> 20, space.available >> 20);
-  }
-
   void report(std::uint64_t done) {
     reported_ = std::max(reported_, done);
     if (!progress_ || progress_(reported_, total_)) return;

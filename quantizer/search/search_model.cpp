@@ -98,6 +98,7 @@ class SearchRun {
     if (options_.dry_run) return result;
     check_output(output_, options_.overwrite);
     check_exact();
+    check_spaces(result.all.bytes);
     const Calibration calibration = draw_calibration(*source_, options_.recipe.calibration);
     const auto start = options_.resume ? Checkpoint::Start::resume : Checkpoint::Start::fresh;
     Recipe endless = options_.recipe;  // a longer search goes on with a shorter one
@@ -197,6 +198,17 @@ class SearchRun {
                   "--fias it takes --moves perm,scale or a screened search",
                   coupling.name);
     }
+  }
+
+  // The start and two saved models, or the output; a moved source in float32, and what is made of
+  // it.
+  void check_spaces(std::uint64_t bytes) const {
+    if (std::filesystem::exists(output_.string() + ".work")) return;  // which holds a part of it
+    std::uint64_t moved = 0;
+    for (const ModelTensor& tensor : tensors_) {
+      moved += static_cast<std::uint64_t>(tensor.rows.rows() * tensor.rows.cols()) * sizeof(float);
+    }
+    check_space(output_, finishes() ? 4 * bytes + moved : 3 * bytes);
   }
 
   // Returns what the file shall say of the search.
