@@ -490,7 +490,7 @@ void add_search_options(CLI::App& sub, Options& options) {
       ->check(in_range(1, 1 << 20))
       ->type_name("N");
   add("--ranked", options.ranked,
-      "proposals for each layer, of which the loss's derivatives choose one; 0: one, unchosen; "
+      "proposals for each layer, of which the loss's derivatives choose; 0: one, unchosen; "
       "default 0")
       ->check(in_range(0, 1 << 20))
       ->type_name("N");

@@ -89,6 +89,8 @@ void LossGradient::layer_back(std::int64_t layer, LayerSlopes* slopes) {
   }
   if (slopes == nullptr) return;
   // The loss is a mean over so many tokens: of one token's own, the gradient is so much larger.
+  // From Fisher's information the sum of its squares would count start().nll / 2 times; once fits
+  // the losses of true changes better (docs/design.md).
   const auto tokens = static_cast<float>(objective_.tokens()) * static_cast<float>(d_.size());
   for (LossSlope& slope : *slopes) {
     for (float& value : slope.curvature) value *= tokens;

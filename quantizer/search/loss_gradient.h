@@ -20,8 +20,8 @@ namespace tenfold {
 // Of one matrix.
 struct LossSlope {
   std::vector<float> gradient;   // [rows, cols]
-  std::vector<float> curvature;  // [rows]: the second derivatives with respect to the weights of a
-                                 // row are about so many times the second moments of the inputs
+  std::vector<float> curvature;  // [rows]: with M the second moments of the inputs, a change d of a
+                                 // row costs about so many times d M d^T beyond its gradient
 };
 using LayerSlopes = std::array<LossSlope, kLayerMatrices>;
 

@@ -18,8 +18,8 @@ std::optional<SearchTarget> parse_search_target(std::string_view name) noexcept;
 struct SearchOptions {
   std::int64_t steps = 0;     // put to the test of the true loss; 0: no search
   std::int64_t together = 1;  // layers that a step changes
-  // Proposals for each of them, the best of which by the loss's derivatives (loss_gradient.h) is
-  // confirmed; 0: one, whatever they say.
+  // Proposals for each of them, of which those that the loss's derivatives (loss_gradient.h) expect
+  // to help are confirmed together, one of a coupling; 0: one, whatever they say.
   std::int64_t ranked = 0;
   bool permute = true, scale = true, rotate = true;
   bool ffn = true, values = true, queries = true, norms = true;  // couplings that are searched

@@ -63,6 +63,21 @@ bool fits(const ChannelTransform& transform, const Coupling& coupling) {
          (coupling.rotation != Exactness::none || transform.angle == none.angle);
 }
 
+void check_history(const SearchState& state, const DecoderSpec& spec, const std::string& name) {
+  std::int64_t before = -1;
+  for (const SearchStep& step : state.history) {
+    const auto is_layer = [&](const SearchStep::Move& move) {
+      return move.layer >= 0 && move.layer < spec.layers;
+    };
+    if (step.step <= before || step.step >= state.steps ||
+        !std::all_of(step.moves.begin(), step.moves.end(), is_layer)) {
+      throw_file_error(name, "has a history with step {} after {}, or with layers of another model",
+                       step.step, before);
+    }
+    before = step.step;
+  }
+}
+
 }  // namespace
 
 nlohmann::ordered_json to_json(const SearchStep& step) {
@@ -164,6 +179,7 @@ SearchState read_search_state(const nlohmann::json& json, const DecoderSpec& spe
   const auto all_fit = [&](const std::vector<ChannelTransform>& layer) {
     return std::equal(layer.begin(), layer.end(), couplings.begin(), couplings.end(), fits);
   };
+  check_history(state, spec, name);
   if (state.steps < 0 || !(state.start.nll > 0) || !(state.start.mse >= 0) ||
       state.transforms.size() != static_cast<std::size_t>(spec.layers) ||
       !std::all_of(state.transforms.begin(), state.transforms.end(), all_fit)) {
@@ -274,7 +290,8 @@ void Search::visit(StepRandom& place) {
     const auto i = static_cast<std::size_t>(layer);
     SearchedLayer searched(couplings_, source_layer(layer), model_.weights().layers[i],
                            state_.transforms[i], remaking, pool_);
-    visited_.push_back(std::unique_ptr<Visited>(new Visited{layer, std::move(searched), {}, {}}));
+    visited_.push_back(
+        std::unique_ptr<Visited>(new Visited{layer, std::move(searched), {}, {}, {}, {}}));
   }
 }
 
@@ -283,23 +300,43 @@ ChannelTransform& Search::transform_of(const Visited& at, std::size_t coupling) 
 }
 
 const Hessian& Search::moments(Visited& at, LayerMatrix reader) {
-  const LinearInput input = input_of(reader);
-  std::optional<Hessian>& found = at.moments[static_cast<std::size_t>(input)];
-  if (!found) {
-    found.emplace(at.searched.layout(reader).cols);
-    const std::int64_t before = objective_.layer_forwards();
-    objective_.run_layer(at.layer,
-                         [&](LinearInput seen, const float* x, std::int64_t tokens, std::int64_t) {
-                           if (seen != input) return true;
-                           found->add(x, tokens, objective_.host());
-                           return false;
-                         });
-    found->require_finite();
-    bool& counted = state_.observed[at.layer][static_cast<std::size_t>(input)];
-    if (counted) state_.counts.layer_forwards -= objective_.layer_forwards() - before;
-    counted = true;
+  const auto input = static_cast<std::size_t>(input_of(reader));
+  if (!at.moments[input]) observe(at, input);
+  return *at.moments[input];
+}
+
+// Takes the moments of an input; where proposals are ranked, which looks at all, of every one.
+void Search::observe(Visited& at, std::size_t input) {
+  const std::int64_t before = objective_.layer_forwards();
+  objective_.run_layer(
+      at.layer, [&](LinearInput seen, const float* x, std::int64_t tokens, std::int64_t cols) {
+        const auto i = static_cast<std::size_t>(seen);
+        if (i != input && !gradient_) return true;
+        std::optional<Hessian>& found = at.moments[i];
+        if (!found) found.emplace(cols);
+        found->add(x, tokens, objective_.host());
+        return gradient_ && seen != LinearInput::down;
+      });
+  std::array<bool, kLayerInputs>& counted = state_.observed[at.layer];
+  if (counted[input]) state_.counts.layer_forwards -= objective_.layer_forwards() - before;
+  for (std::size_t i = 0; i < kLayerInputs; ++i) {
+    if (!at.moments[i]) continue;
+    at.moments[i]->require_finite();
+    at.moments[i] = at.moments[i]->of({}, {});  // without its scratch
+    counted[i] = true;
   }
-  return *found;
+}
+
+const std::vector<float>& Search::means(Visited& at, LayerMatrix reader) {
+  std::vector<float>& found = at.means[static_cast<std::size_t>(input_of(reader))];
+  if (found.empty()) found = moments(at, reader).means();
+  return found;
+}
+
+const std::vector<float>& Search::accepted(Visited& at, LayerMatrix matrix) {
+  std::vector<float>& found = at.accepted[matrix];
+  if (found.empty()) found = dequantized(at.searched.layout(matrix));
+  return found;
 }
 
 std::optional<ChannelTransform> Search::propose_turn(Visited& at, std::size_t c,
@@ -311,12 +348,20 @@ std::optional<ChannelTransform> Search::propose_turn(Visited& at, std::size_t c,
   const std::vector<float> power = inputs.diagonal();
   RowScreen screen;
   screen.cols = cols;
+  if (gradient_) screen.moments = means(at, first).data();
   screen.range = recipe_.range;
   screen.weighted = weighs_ranges(recipe_);
   for (const Coupling::Maker& maker : coupling.makers) {
     const MatrixView& layout = at.searched.layout(maker.matrix);
     RowScreen::Maker& screened = screen.makers.emplace_back(
         RowScreen::Maker{at.searched.columns(maker.matrix) + maker.first * cols, &layout, power});
+    if (gradient_) {
+      const LossSlope& slope = gradient_->of(at.layer)[static_cast<std::size_t>(maker.matrix)];
+      screened.accepted = accepted(at, maker.matrix).data() + maker.first * cols;
+      screened.gradient = slope.gradient.data() + maker.first * cols;
+      screened.curvature = slope.curvature.data() + maker.first;
+      screened.scale_power = maker.power;
+    }
     if (recipe_.method != Method::gptq) continue;
     const auto made = at.compensations.try_emplace(maker.matrix, layout, all_groups(layout), inputs,
                                                    recipe_.damping, pool_);
@@ -394,30 +439,42 @@ void Search::take_gradient() {
   state_.ranked = true;
 }
 
-// The proposal that lowers the loss most by what its derivatives say, if any does.
-std::optional<Search::Choice> Search::choose(Visited& at, StepRandom& random) {
-  std::optional<Choice> best;
-  double lowest = 0;
+double Search::predicted(Visited& at, const Choice& choice) {
+  const Coupling& coupling = couplings_[choice.coupling];
+  // While the layer is as accepted.
+  for (const Coupling::Maker& maker : coupling.makers) means(at, maker.matrix);
+  for (const Coupling::Reader& reader : coupling.readers) means(at, reader.matrix);
+  apply(at, choice);
+  const double sum = at.searched.predicted(
+      gradient_->of(at.layer), [&](LayerMatrix matrix) { return means(at, matrix).data(); },
+      objective_.host());
+  at.searched.undo();
+  return sum;
+}
+
+// A proposal; where they are ranked, of each coupling the one that lowers the loss most by what its
+// derivatives say, if any does, the best first, and only of couplings that are independent.
+std::vector<Search::Choice> Search::choose(Visited& at, StepRandom& random) {
+  std::vector<Choice> proposals;
   for (std::int64_t i = 0; i < std::max<std::int64_t>(1, recipe_.search.ranked); ++i) {
     const std::size_t c = pick_coupling(random);
     std::optional<ChannelTransform> next = propose(at, c, random);
     if (!next) continue;
     Choice choice{c, *std::move(next), 0};
-    if (!gradient_) return choice;
-    // While the layer is as accepted.
-    for (const Coupling::Maker& maker : couplings_[c].makers) moments(at, maker.matrix);
-    for (const Coupling::Reader& reader : couplings_[c].readers) moments(at, reader.matrix);
-    apply(at, choice);
-    const double predicted = at.searched.predicted(
-        gradient_->of(at.layer),
-        [&](LayerMatrix matrix) -> const Hessian& { return moments(at, matrix); },
-        objective_.host());
-    at.searched.undo();
-    if (!(predicted < lowest)) continue;
-    lowest = choice.predicted = predicted;
-    best = std::move(choice);
+    if (!gradient_) return {std::move(choice)};
+    choice.predicted = predicted(at, choice);
+    if (choice.predicted < 0) proposals.push_back(std::move(choice));
   }
-  return best;
+  std::ranges::stable_sort(proposals, {}, &Choice::predicted);
+  std::vector<Choice> chosen;
+  for (Choice& choice : proposals) {
+    const auto stands_apart = [&](const Choice& other) {
+      return other.coupling != choice.coupling &&
+             independent(couplings_[other.coupling], couplings_[choice.coupling]);
+    };
+    if (std::ranges::all_of(chosen, stands_apart)) chosen.push_back(std::move(choice));
+  }
+  return chosen;
 }
 
 bool Search::is_better(std::span<const Changed> changed, std::string& outcome) {
@@ -444,27 +501,32 @@ SearchStep Search::take_step() {
   if (gradient_) take_gradient();
   std::vector<Changed> changed;
   for (const std::unique_ptr<Visited>& at : visited_) {
-    const std::optional<Choice> choice = choose(*at, random);
-    if (!choice) continue;
-    apply(*at, *choice);
-    changed.push_back({at.get(), choice->coupling, choice->predicted});
+    for (Choice& choice : choose(*at, random)) changed.push_back({at.get(), std::move(choice)});
   }
-  std::ranges::stable_sort(changed, {}, &Changed::predicted);
+  std::ranges::stable_sort(changed, {}, [](const Changed& one) { return one.choice.predicted; });
+  for (const Changed& one : changed) apply(*one.at, one.choice);
   while (!changed.empty() && !is_better(changed, step.outcome)) {
     // Those of which less is expected go back; if nothing else, so does the last.
-    const std::size_t kept = changed.size() / 2;
-    for (std::size_t i = kept; i < changed.size(); ++i) changed[i].at->searched.undo();
-    changed.resize(kept);
+    changed.erase(changed.begin() + static_cast<std::ptrdiff_t>(changed.size() / 2), changed.end());
+    for (const std::unique_ptr<Visited>& at : visited_) at->searched.undo();
+    for (const Changed& one : changed) apply(*one.at, one.choice);
   }
   if (changed.empty()) return step;
-  std::ranges::sort(changed, {}, [](const Changed& one) { return one.at->layer; });
+  accept(changed, step);
+  return step;
+}
+
+void Search::accept(std::vector<Changed>& changed, SearchStep& step) {
+  std::ranges::stable_sort(changed, {}, [](const Changed& one) { return one.at->layer; });
   for (const Changed& one : changed) {
-    one.at->searched.accept();
-    step.moves.push_back({one.at->layer, couplings_[one.coupling].name});
+    step.moves.push_back({one.at->layer, couplings_[one.choice.coupling].name});
   }
+  for (const std::unique_ptr<Visited>& at : visited_) at->searched.accept();
   objective_.accept();
   for (const std::unique_ptr<Visited>& at : visited_) {
     at->moments = {};
+    at->means = {};
+    at->accepted.clear();
     at->compensations.clear();
   }
   for (auto& [layer, inputs] : state_.observed) inputs = {};
@@ -473,7 +535,6 @@ SearchStep Search::take_step() {
   step.outcome = "accepted";
   step.loss = objective_.loss();
   step.held_out = objective_.held_out_loss();
-  return step;
 }
 
 }  // namespace tenfold

@@ -2,7 +2,8 @@
 // InvarExplore (design/papers.md 1): hill climbing over weights that compute the same but quantize
 // better, judged by the running packed model itself.
 //
-// A step takes some layers and a coupling of each, proposes other transforms of the source's
+// A step takes some layers and a coupling of each (where proposals are ranked: as many as do not
+// stand in each other's way), proposes other transforms of the source's
 // channels (moves.h), makes the parts of the matrices they touch again (remake.h) in the running
 // model, and keeps them if the loss of objective.h is lower; else the half of them of which the
 // most is expected (of the first layers, where nothing is), and so on. Step n's choices depend on
@@ -97,6 +98,9 @@ class Search {
     // Of its inputs, as accepted, and of all columns of matrices that read them.
     std::array<std::optional<Hessian>, kLayerInputs> moments;
     std::map<LayerMatrix, Compensation> compensations;
+    // Where proposals are ranked: the moments and matrices that turned rows are judged by.
+    std::array<std::vector<float>, kLayerInputs> means;
+    std::map<LayerMatrix, std::vector<float>> accepted;
   };
 
   struct Choice {
@@ -106,8 +110,7 @@ class Search {
   };
   struct Changed {
     Visited* at;
-    std::size_t coupling;
-    double predicted;
+    Choice choice;
   };
 
   SearchStep take_step();
@@ -119,9 +122,14 @@ class Search {
   std::optional<ChannelTransform> propose_turn(Visited& at, std::size_t coupling,
                                                StepRandom& random);
   void take_gradient();
-  std::optional<Choice> choose(Visited& at, StepRandom& random);
+  std::vector<Choice> choose(Visited& at, StepRandom& random);
+  double predicted(Visited& at, const Choice& choice);
   void apply(Visited& at, const Choice& choice);
+  void accept(std::vector<Changed>& changed, SearchStep& step);
   const Hessian& moments(Visited& at, LayerMatrix reader);
+  void observe(Visited& at, std::size_t input);
+  const std::vector<float>& means(Visited& at, LayerMatrix reader);
+  const std::vector<float>& accepted(Visited& at, LayerMatrix matrix);
   ChannelTransform& transform_of(const Visited& at, std::size_t coupling);
 
   const std::vector<ModelTensor>& tensors_;

@@ -32,6 +32,11 @@ std::vector<LayerMatrix> matrices_of(const Parts& parts) {
   return matrices;
 }
 
+bool same_inputs(const Coupling& a, const Coupling& b) {
+  return !a.readers.empty() && !b.readers.empty() &&
+         a.readers.front().matrix == b.readers.front().matrix;
+}
+
 // Of the readers' inputs once their channels stand as `next` has them: back to the source's order
 // and scale, turned, and forth.
 Hessian moved_moments(const Hessian& moments, const Coupling& coupling,
@@ -86,32 +91,38 @@ const MatrixView& SearchedLayer::layout(LayerMatrix matrix) const {
 }
 
 // Returns the matrix as accepted; the model goes on with memory that may be written to.
-const Dense& SearchedLayer::keep(LayerMatrix matrix) {
+SearchedLayer::Kept& SearchedLayer::keep(LayerMatrix matrix) {
+  const auto kept = std::ranges::find(kept_, matrix, &Kept::matrix);
+  if (kept != kept_.end()) return *kept;
   Dense& dense = dense_of(now_, matrix);
   QuantizedMatrix copy = copy_matrix(dense.weight.view);
   std::swap(copy, dense.weight);
   // What is accepted keeps its address, by which a device knows it.
   kept_.push_back({matrix, {std::move(copy), std::move(dense.bias)}, {}});
   dense.bias = kept_.back().dense.bias;
-  return kept_.back().dense;
+  return kept_.back();
 }
 
 void SearchedLayer::apply(std::size_t c, const ChannelTransform& next, const Hessian* maker_moments,
                           const Hessian* reader_moments) {
   const ChannelTransform& before = transforms_[c];
   const Coupling& coupling = couplings_[c];
-  applied_.emplace(c, next);
+  applied_.emplace_back(c, next);
   for (const LayerMatrix matrix : matrices_of(coupling.makers)) {
     make_rows(matrix, coupling, before, next, maker_moments);
   }
   if (coupling.norm) {
     Norm& norm = norm_of(now_, *coupling.norm);
-    kept_norm_.emplace(*coupling.norm, std::move(norm));
-    norm = kept_norm_->second;
+    kept_norms_.emplace_back(*coupling.norm, std::move(norm));
+    norm = kept_norms_.back().second;
     transform_norm(source_[*coupling.norm], next, norm);
   }
   std::optional<Hessian> moved;
-  if (reader_moments != nullptr) moved = moved_moments(*reader_moments, coupling, before, next);
+  for (const auto& [other, to] : applied_) {
+    const Coupling& one = couplings_[other];
+    if (reader_moments == nullptr || !same_inputs(one, coupling)) continue;
+    moved = moved_moments(moved ? *moved : *reader_moments, one, transforms_[other], to);
+  }
   for (const LayerMatrix matrix : matrices_of(coupling.readers)) {
     make_columns(matrix, coupling, before, next, moved ? &*moved : nullptr);
   }
@@ -143,7 +154,7 @@ void SearchedLayer::make_rows(LayerMatrix matrix, const Coupling& coupling,
     }
   }
   if (moves.empty() && rounded.empty()) return;
-  const Dense& accepted = keep(matrix);
+  const Dense& accepted = keep(matrix).dense;
   Dense& dense = dense_of(now_, matrix);
   move_rows(accepted.weight.view, moves, dense.weight, pool_);
   if (rounded.empty() && dense.bias.empty()) return;
@@ -175,8 +186,8 @@ void SearchedLayer::make_columns(LayerMatrix matrix, const Coupling& coupling,
     }
   }
   if (touched.empty()) return;
-  keep(matrix);
-  kept_.back().columns = columns_[matrix].weight;
+  Kept& kept = keep(matrix);
+  if (kept.columns.empty()) kept.columns = columns_[matrix].weight;
   for (const Coupling::Reader& reader : coupling.readers) {
     if (reader.matrix != matrix) continue;
     transform_columns(source_[matrix], reader, next, columns_[matrix]);
@@ -203,8 +214,10 @@ FloatLayer::Part SearchedLayer::wanted(LayerMatrix matrix) const {
   for (std::size_t c = 0; c < couplings_.size(); ++c) {
     for (const Coupling::Maker& maker : couplings_[c].makers) {
       if (maker.matrix != matrix) continue;
-      const bool applied = applied_ && applied_->first == c;
-      transform_rows(columns_[matrix], maker, applied ? applied_->second : transforms_[c], made);
+      const auto applied =
+          std::ranges::find(applied_, c, [](const auto& one) { return one.first; });
+      transform_rows(columns_[matrix], maker,
+                     applied == applied_.end() ? transforms_[c] : applied->second, made);
     }
   }
   return made;
@@ -212,9 +225,9 @@ FloatLayer::Part SearchedLayer::wanted(LayerMatrix matrix) const {
 
 // The matrix as it is now, at the places of the accepted channels.
 std::vector<float> SearchedLayer::moved_back(LayerMatrix matrix) const {
-  const ChannelTransform& before = transforms_[applied_->first];
-  const ChannelTransform& now = applied_->second;
-  const Coupling& coupling = couplings_[applied_->first];
+  const auto& [c, now] = applied_.front();
+  const ChannelTransform& before = transforms_[c];
+  const Coupling& coupling = couplings_[c];
   // From places to the source's channels, and forth to other places.
   ChannelTransform back(coupling.channels), forth = before;
   for (std::size_t place = 0; place < now.order.size(); ++place) {
@@ -238,7 +251,7 @@ std::vector<float> SearchedLayer::moved_back(LayerMatrix matrix) const {
 }
 
 double SearchedLayer::predicted(const LayerSlopes& slopes,
-                                const std::function<const Hessian&(LayerMatrix)>& moments,
+                                const std::function<const float*(LayerMatrix)>& moments,
                                 Backend& backend) const {
   double sum = 0;
   for (const Kept& kept : kept_) {
@@ -247,10 +260,9 @@ double SearchedLayer::predicted(const LayerSlopes& slopes,
     std::vector<float> change = moved_back(kept.matrix);
     const std::vector<float> accepted = dequantized(kept.dense.weight.view);
     for (std::size_t i = 0; i < change.size(); ++i) change[i] -= accepted[i];
-    const std::vector<float> inputs = moments(kept.matrix).means();
     std::vector<float> seen(change.size());
-    const Linear product{float_matrix(inputs.data(), Format::f32, view.cols, view.cols), nullptr,
-                         seen.data(), view.cols, false};
+    const Linear product{float_matrix(moments(kept.matrix), Format::f32, view.cols, view.cols),
+                         nullptr, seen.data(), view.cols, false};
     backend.linear({&product, 1}, change.data(), view.cols, view.rows);
     const LossSlope& slope = slopes[static_cast<std::size_t>(kept.matrix)];
     for (std::size_t r = 0; r < slope.curvature.size(); ++r) {
@@ -259,17 +271,17 @@ double SearchedLayer::predicted(const LayerSlopes& slopes,
         along += static_cast<double>(slope.gradient[i] * change[i]);
         squares += static_cast<double>(seen[i] * change[i]);
       }
-      sum += along + squares * static_cast<double>(slope.curvature[r]) / 2;
+      sum += along + squares * static_cast<double>(slope.curvature[r]);
     }
   }
   return sum;
 }
 
 void SearchedLayer::accept() {
-  transforms_[applied_->first] = std::move(applied_->second);
-  applied_.reset();
+  for (auto& [c, next] : applied_) transforms_[c] = std::move(next);
+  applied_.clear();
   kept_.clear();
-  kept_norm_.reset();
+  kept_norms_.clear();
 }
 
 void SearchedLayer::undo() {
@@ -277,10 +289,10 @@ void SearchedLayer::undo() {
     dense_of(now_, kept.matrix) = std::move(kept.dense);
     if (!kept.columns.empty()) columns_[kept.matrix].weight = std::move(kept.columns);
   }
-  if (kept_norm_) norm_of(now_, kept_norm_->first) = std::move(kept_norm_->second);
+  for (auto& [norm, kept] : kept_norms_) norm_of(now_, norm) = std::move(kept);
   kept_.clear();
-  kept_norm_.reset();
-  applied_.reset();
+  kept_norms_.clear();
+  applied_.clear();
 }
 
 }  // namespace tenfold

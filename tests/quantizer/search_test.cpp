@@ -186,11 +186,11 @@ TEST_F(SearchTest, GivesTheSameFileForAnyNumberOfThreads) {
 TEST_F(SearchTest, ResumesToTheSameBytes) { resumes(options(20)); }
 
 TEST_F(SearchTest, ResumesToTheSameBytesWhereProposalsAreRanked) {
-  for (const std::int64_t together : {2, 100}) {
-    QuantizeOptions with = options(20);
+  for (const auto& [together, pass] : {std::pair{2, "rtn"}, std::pair{100, "gptq"}}) {
+    QuantizeOptions with = options(16);
     with.recipe.search.together = together;
     with.recipe.search.ranked = 2;
-    for (const char* pass : {"rtn", "gptq"}) resumes(with, pass);
+    resumes(with, pass);
   }
 }
 
@@ -402,7 +402,7 @@ TEST(SearchState, IsReadBackAndChecked) {
   std::swap(state.transforms[1][0].order[3], state.transforms[1][0].order[4]);
   state.transforms[0][0].scale[2] = 1.1f;
   state.observed[1] = {false, false, true};
-  state.history.push_back({6, {{1, "ffn"}, {2, "vo 1"}}, "accepted", 1.0625, 1.125, 99});
+  state.history.push_back({6, {{0, "ffn"}, {1, "vo 1"}}, "accepted", 1.0625, 1.125, 99});
   nlohmann::json json = nlohmann::json::parse(to_json(state).dump());
   EXPECT_EQ(to_json(read_search_state(json, spec, "state")).dump(), to_json(state).dump());
   json["transforms"][1][0]["order"][3] = json["transforms"][1][0]["order"][5];
@@ -412,6 +412,14 @@ TEST(SearchState, IsReadBackAndChecked) {
   testing::expect_error(ErrorCode::bad_file, [&] { read_search_state(json, spec, "state"); });
   json = nlohmann::json::parse(to_json(state).dump());
   json["steps"] = 1e300;
+  testing::expect_error(ErrorCode::bad_file, [&] { read_search_state(json, spec, "state"); });
+  for (const int step : {7, -1}) {
+    json = nlohmann::json::parse(to_json(state).dump());
+    json["history"][0]["step"] = step;
+    testing::expect_error(ErrorCode::bad_file, [&] { read_search_state(json, spec, "state"); });
+  }
+  json = nlohmann::json::parse(to_json(state).dump());
+  json["history"][0]["moves"][1]["layer"] = spec.layers;
   testing::expect_error(ErrorCode::bad_file, [&] { read_search_state(json, spec, "state"); });
   json = nlohmann::json::object();
   testing::expect_error(ErrorCode::bad_file, [&] { read_search_state(json, spec, "state"); });
