@@ -308,10 +308,11 @@ const Hessian& Search::moments(Visited& at, LayerMatrix reader) {
 // Takes the moments of an input; where proposals are ranked, which looks at all, of every one.
 void Search::observe(Visited& at, std::size_t input) {
   const std::int64_t before = objective_.layer_forwards();
+  const auto taken = [&](std::size_t i) { return i == input || gradient_; };
   objective_.run_layer(
       at.layer, [&](LinearInput seen, const float* x, std::int64_t tokens, std::int64_t cols) {
         const auto i = static_cast<std::size_t>(seen);
-        if (i != input && !gradient_) return true;
+        if (!taken(i)) return true;
         std::optional<Hessian>& found = at.moments[i];
         if (!found) found.emplace(cols);
         found->add(x, tokens, objective_.host());
@@ -320,7 +321,7 @@ void Search::observe(Visited& at, std::size_t input) {
   std::array<bool, kLayerInputs>& counted = state_.observed[at.layer];
   if (counted[input]) state_.counts.layer_forwards -= objective_.layer_forwards() - before;
   for (std::size_t i = 0; i < kLayerInputs; ++i) {
-    if (!at.moments[i]) continue;
+    if (!taken(i)) continue;
     at.moments[i]->require_finite();
     at.moments[i] = at.moments[i]->of({}, {});  // without its scratch
     counted[i] = true;

@@ -97,6 +97,14 @@ class SearchTest : public SearchOf {
  protected:
   SearchTest() : SearchOf("opt-pre-ln") {}
 
+  void resumes_ranked(const char* pass) {
+    for (const std::int64_t together : {2, 100}) {
+      QuantizeOptions with = options(20);
+      with.recipe.search.together = together;
+      with.recipe.search.ranked = 2;
+      resumes(with, pass);
+    }
+  }
   // From interruptions at several steps, to what a run without them writes.
   void resumes(QuantizeOptions with, const char* pass = "gptq") {
     set_passes(with.recipe, {pass});
@@ -185,13 +193,10 @@ TEST_F(SearchTest, GivesTheSameFileForAnyNumberOfThreads) {
 
 TEST_F(SearchTest, ResumesToTheSameBytes) { resumes(options(20)); }
 
-TEST_F(SearchTest, ResumesToTheSameBytesWhereProposalsAreRanked) {
-  for (const auto& [together, pass] : {std::pair{2, "rtn"}, std::pair{100, "gptq"}}) {
-    QuantizeOptions with = options(16);
-    with.recipe.search.together = together;
-    with.recipe.search.ranked = 2;
-    resumes(with, pass);
-  }
+TEST_F(SearchTest, ResumesToTheSameBytesWhereProposalsAreRanked) { resumes_ranked("gptq"); }
+
+TEST_F(SearchTest, ResumesToTheSameBytesWhereRankedProposalsAreRoundedToTheNearest) {
+  resumes_ranked("rtn");
 }
 
 // What a step cannot do for what it rounds anew, learned grids and full-precision targets, is done
