@@ -290,8 +290,7 @@ void Search::visit(StepRandom& place) {
     const auto i = static_cast<std::size_t>(layer);
     SearchedLayer searched(couplings_, source_layer(layer), model_.weights().layers[i],
                            state_.transforms[i], remaking, pool_);
-    visited_.push_back(
-        std::unique_ptr<Visited>(new Visited{layer, std::move(searched), {}, {}, {}, {}}));
+    visited_.push_back(std::unique_ptr<Visited>(new Visited{layer, std::move(searched), {}}));
   }
 }
 
@@ -301,8 +300,8 @@ ChannelTransform& Search::transform_of(const Visited& at, std::size_t coupling) 
 
 const Hessian& Search::moments(Visited& at, LayerMatrix reader) {
   const auto input = static_cast<std::size_t>(input_of(reader));
-  if (!at.moments[input]) observe(at, input);
-  return *at.moments[input];
+  if (!at.known.moments[input]) observe(at, input);
+  return *at.known.moments[input];
 }
 
 // Takes the moments of an input; where proposals are ranked, which looks at all, of every one.
@@ -313,7 +312,7 @@ void Search::observe(Visited& at, std::size_t input) {
       at.layer, [&](LinearInput seen, const float* x, std::int64_t tokens, std::int64_t cols) {
         const auto i = static_cast<std::size_t>(seen);
         if (!taken(i)) return true;
-        std::optional<Hessian>& found = at.moments[i];
+        std::optional<Hessian>& found = at.known.moments[i];
         if (!found) found.emplace(cols);
         found->add(x, tokens, objective_.host());
         return gradient_ && seen != LinearInput::down;
@@ -322,20 +321,20 @@ void Search::observe(Visited& at, std::size_t input) {
   if (counted[input]) state_.counts.layer_forwards -= objective_.layer_forwards() - before;
   for (std::size_t i = 0; i < kLayerInputs; ++i) {
     if (!taken(i)) continue;
-    at.moments[i]->require_finite();
-    at.moments[i] = at.moments[i]->of({}, {});  // without its scratch
+    at.known.moments[i]->require_finite();
+    at.known.moments[i] = at.known.moments[i]->of({}, {});  // without its scratch
     counted[i] = true;
   }
 }
 
 const std::vector<float>& Search::means(Visited& at, LayerMatrix reader) {
-  std::vector<float>& found = at.means[static_cast<std::size_t>(input_of(reader))];
+  std::vector<float>& found = at.known.means[static_cast<std::size_t>(input_of(reader))];
   if (found.empty()) found = moments(at, reader).means();
   return found;
 }
 
 const std::vector<float>& Search::accepted(Visited& at, LayerMatrix matrix) {
-  std::vector<float>& found = at.accepted[matrix];
+  std::vector<float>& found = at.known.values[matrix];
   if (found.empty()) found = dequantized(at.searched.layout(matrix));
   return found;
 }
@@ -364,8 +363,8 @@ std::optional<ChannelTransform> Search::propose_turn(Visited& at, std::size_t c,
       screened.scale_power = maker.power;
     }
     if (recipe_.method != Method::gptq) continue;
-    const auto made = at.compensations.try_emplace(maker.matrix, layout, all_groups(layout), inputs,
-                                                   recipe_.damping, pool_);
+    const auto made = at.known.compensations.try_emplace(maker.matrix, layout, all_groups(layout),
+                                                         inputs, recipe_.damping, pool_);
     screened.compensation = &made.first->second;
   }
   state_.counts.proposals += recipe_.search.local;
@@ -525,10 +524,7 @@ void Search::accept(std::vector<Changed>& changed, SearchStep& step) {
   for (const std::unique_ptr<Visited>& at : visited_) at->searched.accept();
   objective_.accept();
   for (const std::unique_ptr<Visited>& at : visited_) {
-    at->moments = {};
-    at->means = {};
-    at->accepted.clear();
-    at->compensations.clear();
+    at->known = {};
   }
   for (auto& [layer, inputs] : state_.observed) inputs = {};
   state_.ranked = gradient_is_current_ = false;

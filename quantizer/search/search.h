@@ -91,16 +91,20 @@ class Search {
   void resume(SearchState state);
 
  private:
-  // A layer that steps change.
-  struct Visited {
-    std::int64_t layer;
-    SearchedLayer searched;
-    // Of its inputs, as accepted, and of all columns of matrices that read them.
+  // What is known of a layer as accepted, and no longer.
+  struct Known {
+    // Of its inputs, and of all columns of matrices that read them.
     std::array<std::optional<Hessian>, kLayerInputs> moments;
     std::map<LayerMatrix, Compensation> compensations;
     // Where proposals are ranked: the moments and matrices that turned rows are judged by.
     std::array<std::vector<float>, kLayerInputs> means;
-    std::map<LayerMatrix, std::vector<float>> accepted;
+    std::map<LayerMatrix, std::vector<float>> values;
+  };
+  // A layer that steps change.
+  struct Visited {
+    std::int64_t layer;
+    SearchedLayer searched;
+    Known known;
   };
 
   struct Choice {
