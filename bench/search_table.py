@@ -28,6 +28,8 @@ STARTS = {
     "AWQ": ["--method", "awq", *WEIGHTED],
     "OmniQuant": ["--method", "omniquant", *WEIGHTED],
     "GPTQ": ["--method", "gptq", *WEIGHTED],
+    "GPTQ + tune + codes": ["--passes", "gptq,tune", *WEIGHTED, "--epochs", "3", "--learn-codes",
+                            "all"],
     "GPTQ aimed + tune + codes": ["--passes", "gptq,tune", "--fias", "target", *WEIGHTED,
                                   "--epochs", "3", "--learn-codes", "all"],
 }
@@ -66,7 +68,7 @@ SUITES = {
                                     "3-bit g128": ["--bits", "3", "--group", "128"]}.items()
                for name in ("RTN min-max", "AWQ", "GPTQ")},
     **{suite: {name: (["--bits", "2", "--group", "64", *STARTS[name]], [*TEACHER, *ranked])
-               for name in ("GPTQ", "GPTQ aimed + tune + codes")}
+               for name in ("GPTQ", "GPTQ + tune + codes", "GPTQ aimed + tune + codes")}
        for suite, ranked in {"smollm2": [], "smollm2-ranked": RANKED}.items()},
 }
 
@@ -130,7 +132,7 @@ class Table:
         mean = lambda key: statistics.fmean(search[key] for search in searches)
         cells += [f"{mean('accepted'):.0f}", f"{mean('loss'):.4f}",
                   f"{mean('start_held_out'):.4f} → {mean('held_out'):.4f}",
-                  f"{statistics.fmean(made['cpu_seconds'] for made in after) / 60:.1f}"]
+                  minutes(after)]
         return "| " + " | ".join(cells) + " |"
 
     def print(self) -> None:
@@ -146,6 +148,12 @@ class Table:
 
 def mean_of_seeds(losses) -> list:
     return [statistics.fmean(window) for window in zip(*losses)]
+
+
+def minutes(models) -> str:
+    """Of those that were made in one go."""
+    known = [made["cpu_seconds"] for made in models if made["cpu_seconds"] is not None]
+    return f"{statistics.fmean(known) / 60:.1f}" if known else "not timed"
 
 
 def ppl(losses) -> float:
