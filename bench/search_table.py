@@ -34,18 +34,18 @@ STARTS = {
                                   "--epochs", "3", "--learn-codes", "all"],
 }
 G128 = ["--bits", "2", "--group", "128"]
-TEACHER = ["--target", "teacher"]
-RANKED = ["--together", "30", "--ranked", "8", "--local", "64"]
-PAPER = ["--couplings", "ffn", "--local", "0", "--early", "0", "--target", "text"]
+SINGLE = ["--together", "1", "--ranked", "0", "--local", "256", "--patience", "0"]
+PARTS = [*SINGLE, "--target", "text"]
+PAPER = ["--together", "1", "--ranked", "0", "--local", "0", "--patience", "0", "--target", "text",
+         "--couplings", "ffn", "--early", "0"]
 
 # Of each suite, what a row is called, the flags of its start and those of its search.
 SUITES = {
-    "starts": {name: (G128 + flags, TEACHER) for name, flags in STARTS.items()},
+    "starts": {name: (G128 + flags, []) for name, flags in STARTS.items()},
+    "single": {name: (G128 + flags, SINGLE) for name, flags in STARTS.items()},
     "paper": {f"{name}, the paper's moves": (G128 + STARTS[name], PAPER)
               for name in ("RTN min-max", "AWQ")},
-    "long": {f"{name}, 128 sequences": (G128 + STARTS[name], [*TEACHER, "--calib-seqs", "128"])
-             for name in ("RTN min-max", "AWQ")},
-    "moves": {name: (G128 + MINMAX, flags) for name, flags in {
+    "moves": {name: (G128 + MINMAX, [*PARTS, *flags]) for name, flags in {
         "permutation": ["--moves", "perm"],
         "scale": ["--moves", "scale"],
         "rotation": ["--moves", "rot"],
@@ -56,20 +56,17 @@ SUITES = {
         "queries and keys alone": ["--couplings", "qk"],
         "norms alone": ["--couplings", "norm"],
     }.items()},
-    "layers": {f"{n} matched layers": (G128 + MINMAX, ["--match-layers", str(n)])
+    "layers": {f"{n} matched layers": (G128 + MINMAX, [*PARTS, "--match-layers", str(n)])
                for n in (0, 1, 5, 10)},
-    "target": {f"{name}, against {target}": (G128 + STARTS[name], ["--target", target])
-               for name in ("RTN min-max", "GPTQ") for target in ("text", "teacher")},
     "sequences": {f"{n} sequences": (G128 + MINMAX, ["--calib-seqs", str(n)])
                   for n in (1, 8, 16, 32, 128)},
-    "widths": {f"{width}, {name}": (flags + STARTS[name], TEACHER)
+    "widths": {f"{width}, {name}": (flags + STARTS[name], [])
                for width, flags in {"1-bit g64": ["--bits", "1", "--group", "64"],
                                     "2-bit g64": ["--bits", "2", "--group", "64"],
                                     "3-bit g128": ["--bits", "3", "--group", "128"]}.items()
                for name in ("RTN min-max", "AWQ", "GPTQ")},
-    **{suite: {name: (["--bits", "2", "--group", "64", *STARTS[name]], [*TEACHER, *ranked])
-               for name in ("GPTQ", "GPTQ + tune + codes", "GPTQ aimed + tune + codes")}
-       for suite, ranked in {"smollm2": [], "smollm2-ranked": RANKED}.items()},
+    "smollm2": {name: (["--bits", "2", "--group", "64", *STARTS[name]], [])
+                for name in ("GPTQ", "GPTQ + tune + codes")},
 }
 
 

@@ -45,10 +45,6 @@ void check_search(const SearchOptions& search, bool mixed) {
     throw_error(ErrorCode::bad_request, "the numbers of a search lie between 0 and {}, found {}",
                 kMostSearched, number);
   }
-  if (search.together < 1) {
-    throw_error(ErrorCode::bad_request, "a step of a search changes at least one layer, found {}",
-                search.together);
-  }
   if (!search.permute && !search.scale && !search.rotate) {
     throw_error(ErrorCode::bad_request, "a search needs moves: perm, scale or rot");
   }

@@ -483,15 +483,16 @@ void add_search_options(CLI::App& sub, Options& options) {
   const auto add = [&](const char* name, auto& value, const char* help) {
     return sub.add_option(name, value, help);
   };
-  add("--steps", options.steps, "of the search; default 1000")
+  add("--steps", options.steps, "of the search; default 100")
       ->check(in_range(1, 1 << 30))
       ->type_name("N");
-  add("--together", options.together, "layers that a step changes; default 1")
+  add("--together", options.together,
+      "layers that a step changes; default: as many as hold 134 million weights")
       ->check(in_range(1, 1 << 20))
       ->type_name("N");
   add("--ranked", options.ranked,
       "proposals for each layer, of which the loss's derivatives choose; 0: one, unchosen; "
-      "default 0")
+      "default 8")
       ->check(in_range(0, 1 << 20))
       ->type_name("N");
   add("--moves", options.moves, "perm, scale, rot; default all")
@@ -505,8 +506,8 @@ void add_search_options(CLI::App& sub, Options& options) {
       ->check(one_of({"ffn", "vo", "qk", "norm"}))
       ->type_name("A,B,...");
   add("--target", options.target,
-      "what next tokens are compared with: the text's own (default), or what the full-precision "
-      "model expects (teacher)")
+      "what next tokens are compared with: what the full-precision model expects (teacher, "
+      "default), or the text's own")
       ->check(one_of({"text", "teacher"}))
       ->type_name("TARGET");
   add("--match-layers", options.matched,
@@ -533,8 +534,8 @@ void add_search_options(CLI::App& sub, Options& options) {
       ->check(CLI::Range(0.0, 10.0))
       ->type_name("S");
   add("--patience", options.patience,
-      "stop after so many steps without a lower loss on held-out text; default: never")
-      ->check(in_range(1, 1 << 30))
+      "stop after so many steps without a lower loss on held-out text; 0: never; default 20")
+      ->check(in_range(0, 1 << 30))
       ->type_name("N");
   add("--checkpoint-every", options.checkpoint_every,
       "steps after which the model so far is saved in OUT.gguf.work")

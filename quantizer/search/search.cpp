@@ -16,6 +16,7 @@ namespace tenfold {
 namespace {
 
 constexpr std::int64_t kForwardsOfGradient = 3;  // what a layer's forward and backward counts as
+constexpr std::int64_t kWeightsOfAStep = 1 << 27;
 constexpr std::uint64_t kStay = 4;  // steps at layers, whose moments serve until one is accepted
 
 std::vector<float> multiplied(const RowReader& rows, const Factors& factors) {
@@ -124,6 +125,13 @@ nlohmann::ordered_json to_json(const SearchState& state) {
   return json;
 }
 
+std::int64_t layers_of_a_step(const SearchOptions& options, std::int64_t layers,
+                              std::int64_t weights_of_a_layer) {
+  const std::int64_t wanted =
+      options.together > 0 ? options.together : kWeightsOfAStep / weights_of_a_layer;
+  return std::clamp<std::int64_t>(wanted, 1, layers);
+}
+
 std::int64_t last_improvement(const SearchState& state) {
   double best = state.start_held_out;
   std::int64_t at = 0;
@@ -221,6 +229,12 @@ Search::Search(const std::vector<ModelTensor>& tensors, const std::vector<LayerF
   if (searched_.empty()) {
     throw_error(ErrorCode::bad_request, "the model has no channels that the search could move");
   }
+  std::int64_t weights = 0;
+  for (const ModelTensor& tensor : tensors_) {
+    if (layer_of(tensor.info.name) != 0 || !tensor.info.is_matrix()) continue;
+    weights += tensor.rows.rows() * tensor.rows.cols();
+  }
+  together_ = layers_of_a_step(options, model.spec().layers, weights);
   state_.start = objective_.start();
   state_.start_held_out = objective_.held_out_loss();
   if (options.ranked > 0) gradient_.emplace(model, objective, pool);
@@ -262,7 +276,7 @@ FloatLayer Search::moved_layer(std::int64_t layer) const {
 
 void Search::visit(StepRandom& place) {
   const std::int64_t layers = model_.spec().layers;
-  const auto count = static_cast<std::size_t>(std::min(recipe_.search.together, layers));
+  const auto count = static_cast<std::size_t>(together_);
   std::vector<std::int64_t> chosen(static_cast<std::size_t>(layers));
   std::iota(chosen.begin(), chosen.end(), std::int64_t{0});
   for (std::size_t i = 0; i < count; ++i) {

@@ -54,6 +54,11 @@ struct SearchCounts {
 nlohmann::ordered_json to_json(const SearchCounts& counts);
 nlohmann::ordered_json to_json(const SequenceLoss& loss);
 
+// What a step changes where options.together leaves it open: as many layers as hold 2^27 weights
+// (derivatives, moments and full-precision weights take some 30 bytes each), at least one.
+std::int64_t layers_of_a_step(const SearchOptions& options, std::int64_t layers,
+                              std::int64_t weights_of_a_layer);
+
 // Where a search stands.
 struct SearchState {
   std::int64_t steps = 0;
@@ -144,6 +149,7 @@ class Search {
   Recipe recipe_;
   ThreadPool& pool_;
   std::vector<Coupling> couplings_;
+  std::int64_t together_ = 1;                       // layers that a step changes
   std::vector<std::vector<std::size_t>> searched_;  // couplings of each kind
   SearchState state_;
   std::vector<std::unique_ptr<Visited>> visited_;  // ascending

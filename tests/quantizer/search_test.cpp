@@ -40,8 +40,13 @@ class SearchOf : public ::testing::TestWithParam<const char*> {
     options.recipe.group = 32;
     options.recipe.range = RangeKind::minmax;
     options.recipe.calibration = {text_, 9, 32, 1};
-    options.recipe.search.steps = steps;
-    options.recipe.search.local = 16;
+    SearchOptions& search = options.recipe.search;
+    search.steps = steps;
+    search.together = 1;
+    search.ranked = 0;
+    search.target = SearchTarget::text;
+    search.local = 16;
+    search.patience = 0;
     options.threads = 2;
     return options;
   }
@@ -98,7 +103,7 @@ class SearchTest : public SearchOf {
   SearchTest() : SearchOf("opt-pre-ln") {}
 
   void resumes_ranked(const char* pass) {
-    for (const std::int64_t together : {2, 100}) {
+    for (const std::int64_t together : {2, 0}) {
       QuantizeOptions with = options(20);
       with.recipe.search.together = together;
       with.recipe.search.ranked = 2;
@@ -141,9 +146,9 @@ TEST_P(SearchOf, AcceptsOnlyWhatIsBetterAndSavesWhatItAccepted) {
       with.recipe.search.target = SearchTarget::teacher;
     }
     if (ranked) {
-      with.recipe.search.steps = 16;
-      with.recipe.search.together = 2;
-      with.recipe.search.ranked = 3;
+      with.recipe.search = {};  // as it is where nothing else is asked for
+      with.recipe.search.steps = 8;
+      with.recipe.search.local = 16;
     }
     const auto path = make(std::string(passes) + ".gguf", with);
     const nlohmann::json said = search_of(path);
@@ -189,6 +194,16 @@ TEST_F(SearchTest, GivesTheSameFileForAnyNumberOfThreads) {
   EXPECT_EQ(one, read_file(make("two.gguf", with)));
   with.recipe.calibration.seed = 2;
   EXPECT_NE(one, read_file(make("other.gguf", with)));
+}
+
+TEST(LayersOfAStep, AreWhatIsAskedOrWhatMemoryIsMeantFor) {
+  SearchOptions options;
+  EXPECT_EQ(layers_of_a_step(options, 30, 3'538'944), 30);   // SmolLM2-135M
+  EXPECT_EQ(layers_of_a_step(options, 24, 50'331'648), 2);   // OPT-1.3B
+  EXPECT_EQ(layers_of_a_step(options, 32, 202'375'168), 1);  // LLaMA-2-7B
+  options.together = 5;
+  EXPECT_EQ(layers_of_a_step(options, 32, 202'375'168), 5);
+  EXPECT_EQ(layers_of_a_step(options, 4, 1000), 4);
 }
 
 TEST_F(SearchTest, ResumesToTheSameBytes) { resumes(options(20)); }

@@ -47,7 +47,7 @@ class CudaQuantize : public testing::CudaTest {
 
 TEST_F(CudaQuantize, SearchesAndSavesWhatItAccepted) {
   QuantizeOptions with = options();
-  with.recipe.search.steps = 8;
+  with.recipe.search.steps = 4;
   with.recipe.search.local = 16;
   const auto path = make("one.gguf", with);
   EXPECT_EQ(read_file(path), read_file(make("two.gguf", with)));
