@@ -87,7 +87,8 @@ struct Cache {
       }
       const auto position = static_cast<std::int32_t>(t);
       const std::int32_t* table = pages.data();
-      backend.store_kv(layer(0), {{&position, 1}, {&table, 1}}, k.data(), v.data());
+      backend.place({{&position, 1}, {&table, 1}});
+      backend.store_kv(layer(0), k.data(), v.data());
     }
     for (std::size_t i = 1; i < layers; ++i) {
       std::memcpy(memory.data() + i * layer_bytes, memory.data(), layer_bytes);
@@ -96,8 +97,8 @@ struct Cache {
 
   void attend(CpuBackend& backend, std::size_t index) {
     const float scale = 1.0f / std::sqrt(static_cast<float>(c.shape.head_dim));
-    backend.attention(layer(index), {positions, tables}, q.data(), c.shape.heads, scale,
-                      out.data());
+    backend.place({positions, tables});
+    backend.attention(layer(index), q.data(), c.shape.heads, scale, out.data());
   }
 };
 
@@ -110,9 +111,9 @@ bool agrees_with_scalar(Cache& cache, CpuBackend& backend) {
   std::vector<float> expected(row);
   CpuBackend scalar(scalar_kernels(), 1, Activations::int8);
   const float scale = 1.0f / std::sqrt(static_cast<float>(cache.c.shape.head_dim));
-  scalar.attention(cache.layer(0), {{&cache.positions.back(), 1}, {&cache.tables.back(), 1}},
-                   cache.q.data() + cache.q.size() - row, cache.c.shape.heads, scale,
-                   expected.data());
+  scalar.place({{&cache.positions.back(), 1}, {&cache.tables.back(), 1}});
+  scalar.attention(cache.layer(0), cache.q.data() + cache.q.size() - row, cache.c.shape.heads,
+                   scale, expected.data());
   for (std::size_t i = 0; i < row; ++i) {
     if (!(std::fabs(got[i] - expected[i]) < 1e-3f)) return false;
   }

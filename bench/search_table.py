@@ -28,21 +28,24 @@ STARTS = {
     "AWQ": ["--method", "awq", *WEIGHTED],
     "OmniQuant": ["--method", "omniquant", *WEIGHTED],
     "GPTQ": ["--method", "gptq", *WEIGHTED],
+    "GPTQ + tune + codes": ["--passes", "gptq,tune", *WEIGHTED, "--epochs", "3", "--learn-codes",
+                            "all"],
     "GPTQ aimed + tune + codes": ["--passes", "gptq,tune", "--fias", "target", *WEIGHTED,
                                   "--epochs", "3", "--learn-codes", "all"],
 }
 G128 = ["--bits", "2", "--group", "128"]
-TEACHER = ["--target", "teacher"]
-PAPER = ["--couplings", "ffn", "--local", "0", "--early", "0", "--target", "text"]
+SINGLE = ["--together", "1", "--ranked", "0", "--local", "256", "--patience", "0"]
+PARTS = [*SINGLE, "--target", "text"]
+PAPER = ["--together", "1", "--ranked", "0", "--local", "0", "--patience", "0", "--target", "text",
+         "--couplings", "ffn", "--early", "0"]
 
 # Of each suite, what a row is called, the flags of its start and those of its search.
 SUITES = {
-    "starts": {name: (G128 + flags, TEACHER) for name, flags in STARTS.items()},
+    "starts": {name: (G128 + flags, []) for name, flags in STARTS.items()},
+    "single": {name: (G128 + flags, SINGLE) for name, flags in STARTS.items()},
     "paper": {f"{name}, the paper's moves": (G128 + STARTS[name], PAPER)
               for name in ("RTN min-max", "AWQ")},
-    "long": {f"{name}, 128 sequences": (G128 + STARTS[name], [*TEACHER, "--calib-seqs", "128"])
-             for name in ("RTN min-max", "AWQ")},
-    "moves": {name: (G128 + MINMAX, flags) for name, flags in {
+    "moves": {name: (G128 + MINMAX, [*PARTS, *flags]) for name, flags in {
         "permutation": ["--moves", "perm"],
         "scale": ["--moves", "scale"],
         "rotation": ["--moves", "rot"],
@@ -53,20 +56,17 @@ SUITES = {
         "queries and keys alone": ["--couplings", "qk"],
         "norms alone": ["--couplings", "norm"],
     }.items()},
-    "layers": {f"{n} matched layers": (G128 + MINMAX, ["--match-layers", str(n)])
+    "layers": {f"{n} matched layers": (G128 + MINMAX, [*PARTS, "--match-layers", str(n)])
                for n in (0, 1, 5, 10)},
-    "target": {f"{name}, against {target}": (G128 + STARTS[name], ["--target", target])
-               for name in ("RTN min-max", "GPTQ") for target in ("text", "teacher")},
     "sequences": {f"{n} sequences": (G128 + MINMAX, ["--calib-seqs", str(n)])
                   for n in (1, 8, 16, 32, 128)},
-    "widths": {f"{width}, {name}": (flags + STARTS[name], TEACHER)
+    "widths": {f"{width}, {name}": (flags + STARTS[name], [])
                for width, flags in {"1-bit g64": ["--bits", "1", "--group", "64"],
                                     "2-bit g64": ["--bits", "2", "--group", "64"],
                                     "3-bit g128": ["--bits", "3", "--group", "128"]}.items()
                for name in ("RTN min-max", "AWQ", "GPTQ")},
-    "smollm2": {name: (["--bits", "2", "--group", "64", *flags], TEACHER) for name, flags in {
-        "GPTQ": STARTS["GPTQ"],
-        "GPTQ aimed + tune + codes": STARTS["GPTQ aimed + tune + codes"]}.items()},
+    "smollm2": {name: (["--bits", "2", "--group", "64", *STARTS[name]], [])
+                for name in ("GPTQ", "GPTQ + tune + codes")},
 }
 
 
@@ -76,7 +76,7 @@ class Table:
         self.tenfold = pathlib.Path(args.build, "tools/tenfold")
         shared = pathlib.Path(args.shared)
         self.tests, self.calibration = texts(shared)
-        smollm2 = args.suite == "smollm2"
+        smollm2 = args.suite.startswith("smollm2")
         self.source, self.windows = model_of(args, smollm2)
         self.calib = ["--calib-seqs", str(args.calib_seqs)]
         self.length = ["--calib-len", "512" if smollm2 else "256"]
@@ -129,7 +129,7 @@ class Table:
         mean = lambda key: statistics.fmean(search[key] for search in searches)
         cells += [f"{mean('accepted'):.0f}", f"{mean('loss'):.4f}",
                   f"{mean('start_held_out'):.4f} → {mean('held_out'):.4f}",
-                  f"{statistics.fmean(made['cpu_seconds'] for made in after) / 60:.1f}"]
+                  minutes(after)]
         return "| " + " | ".join(cells) + " |"
 
     def print(self) -> None:
@@ -145,6 +145,12 @@ class Table:
 
 def mean_of_seeds(losses) -> list:
     return [statistics.fmean(window) for window in zip(*losses)]
+
+
+def minutes(models) -> str:
+    """Of those that were made in one go."""
+    known = [made["cpu_seconds"] for made in models if made["cpu_seconds"] is not None]
+    return f"{statistics.fmean(known) / 60:.1f}" if known else "not timed"
 
 
 def ppl(losses) -> float:
@@ -171,6 +177,7 @@ def main() -> None:
     add("--seeds", type=int, default=3)
     add("--calib-seqs", type=int, default=32)
     add("--threads", type=int, default=2)
+    add("--windows", type=int, help="of SmolLM2's texts, of 512 tokens; default: 100")
     add("--results", default=cache_folder() / "search.jsonl", help="what was measured so far")
     Table(parser.parse_args()).print()
 

@@ -1,14 +1,19 @@
 #pragma once
-// The eager operations a model's forward pass is made of. Pointers are to memory of the backend's
-// device; activations are float32, row-major, one row per token. One thread calls a backend at a
-// time. Nothing here throws: shapes were proved when the model was loaded.
+// The eager operations a model's forward pass is made of. Activations are float32, row-major, one
+// row per token, in memory of the device (allocate()). Weights, biases and the weights of norms are
+// memory of the host: a device with memory of its own copies them when it first meets them. One
+// thread calls a backend at a time. Shapes were proved when the model was loaded; what can go wrong
+// is the device, which throws device or out_of_memory.
 
 #include <cstdint>
+#include <cstring>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 
+#include "kernels/buffer.h"
 #include "kernels/kv_page.h"
 #include "kernels/matrix.h"
 
@@ -44,10 +49,18 @@ struct KvLayer {
 };
 
 // Where each token of a step stands: its position, and the pages of its sequence. Tokens of one
-// sequence are in order of position.
+// sequence are in order of position. Memory of the host.
 struct TokenPlaces {
   std::span<const std::int32_t> positions;           // [tokens]
   std::span<const std::int32_t* const> page_tables;  // [tokens] -> page ids of its sequence
+};
+
+// What a recorded step depends on beside the memory it works in and the weights.
+struct StepKey {
+  const void* model = nullptr;
+  const void* kv = nullptr;
+  std::int64_t tokens = 0, logit_rows = 0;
+  bool operator==(const StepKey&) const = default;
 };
 
 // Query heads that may share one KV head; the model loader refuses more.
@@ -57,6 +70,33 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string description() const = 0;  // "CPU avx2, 2 threads"
+
+  // Memory of the device, for activations and the KV cache.
+  virtual Buffer allocate(std::size_t bytes) { return Buffer(bytes); }
+  // Copies, in the order of the operations; memory of the host may be used on return.
+  virtual void to_device(void* to, const void* from, std::size_t bytes) { copy(to, from, bytes); }
+  virtual void to_host(void* to, const void* from, std::size_t bytes) { copy(to, from, bytes); }
+  virtual void copy(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+  // False: what the device reads and writes is out of the host's reach.
+  virtual bool shares_host_memory() const noexcept { return true; }
+  // n values of the device where the host can read them, until the next call.
+  virtual const float* on_host(const float* x, std::size_t /*n*/) { return x; }
+  // The weights (or a vector of them) were changed, or their memory was given back.
+  virtual void forget(const MatrixView& /*weight*/) {}
+  virtual void forget(const float* /*values*/) {}
+  virtual void forget_all() {}
+  // Runs step(), whose operations the key, memory and weights determine: a device may record them
+  // and replay them another time without calling it.
+  virtual void run(const StepKey& /*key*/, const std::function<void()>& step) { step(); }
+
+  // Until end_tuning(): products are timed in every way they can be launched, and may give wrong
+  // results. False where there is nothing to choose.
+  virtual bool begin_tuning() { return false; }
+  virtual void end_tuning() {}  // throws io where what was found cannot be kept
+
+  // The tokens that the following store_kv() and attention() are about; what the spans point to
+  // stays until then.
+  virtual void place(const TokenPlaces& places) = 0;
 
   virtual void linear(std::span<const Linear> parts, const float* x, std::int64_t ldx,
                       std::int64_t tokens) = 0;
@@ -68,17 +108,19 @@ class Backend {
   // cos, sin: [tokens, head_dim / 2]. x: [tokens, heads * head_dim].
   virtual void rope(float* x, const float* cos, const float* sin, std::int64_t tokens,
                     std::int64_t heads, std::int64_t head_dim, bool interleaved) = 0;
-  virtual void store_kv(const KvLayer& kv, const TokenPlaces& places, const float* k,
-                        const float* v) = 0;
+  virtual void store_kv(const KvLayer& kv, const float* k, const float* v) = 0;
   // Causal: a token sees positions 0 ... its own. q, out: [tokens, heads * head_dim].
-  virtual void attention(const KvLayer& kv, const TokenPlaces& places, const float* q,
-                         std::int64_t heads, float scale, float* out) = 0;
+  virtual void attention(const KvLayer& kv, const float* q, std::int64_t heads, float scale,
+                         float* out) = 0;
   virtual void silu_mul(float* gate, const float* up, std::int64_t n) = 0;
   virtual void relu(float* x, std::int64_t n) = 0;
-  // y[t, :] = row ids[t] of the table (added to y where `accumulate`).
-  virtual void embed_rows(const MatrixView& table, std::span<const std::int32_t> ids, float* y,
-                          bool accumulate) = 0;
-  // nll[i] = -log softmax(logits[i])[targets[i]], in double.
+  // y[t, :] = row ids[t] of the table (added to y where `accumulate`). ids: [tokens].
+  virtual void embed_rows(const MatrixView& table, const std::int32_t* ids, std::int64_t tokens,
+                          float* y, bool accumulate) = 0;
+  // y[i, :] = x[rows[i], :]. rows: [n].
+  virtual void gather_rows(const float* x, const std::int32_t* rows, std::int64_t n,
+                           std::int64_t dim, float* y) = 0;
+  // nll[i] = -log softmax(logits[i])[targets[i]], in double. Targets and nll: memory of the host.
   virtual void nll(const float* logits, std::int64_t vocab, std::span<const std::int32_t> targets,
                    double* nll) = 0;
 };
@@ -87,6 +129,12 @@ class Backend {
 // a second one for the rest in the blocks whose outliers make those steps too large for the token.
 // int8x2: two codes everywhere, about 15 bits.
 enum class Activations { int8, int8x2 };
+
+// A block of n columns gets a second code where its largest squared, times n, is more than so many
+// times the token's sum of squares (docs/design.md, "What int8 activations cost").
+constexpr float outlier_threshold(Activations activations) noexcept {
+  return activations == Activations::int8x2 ? 0.0f : 4.0f;
+}
 
 struct CpuOptions {
   int threads = 0;  // 0: default_thread_count()

@@ -19,8 +19,6 @@ Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
   data_ = static_cast<std::byte*>(memory);
 }
 
-Buffer::~Buffer() {
-  if (data_ != nullptr) munmap(data_, bytes_);
-}
+void Buffer::unmap(void* memory, std::size_t bytes) noexcept { munmap(memory, bytes); }
 
 }  // namespace tenfold

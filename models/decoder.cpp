@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "models/weight_work.h"
@@ -19,8 +18,8 @@ Linear product(const QuantizedMatrix& matrix, float* y) {
   return {matrix.view, nullptr, y, matrix.view.rows, false};
 }
 
-float* sized(Scratch& scratch, std::int64_t rows, std::int64_t cols) {
-  return scratch.get<float>(static_cast<std::size_t>(rows * cols));
+float* sized(Workspace& ws, Scratch& scratch, std::int64_t rows, std::int64_t cols) {
+  return ws.get<float>(scratch, static_cast<std::size_t>(rows * cols));
 }
 
 ModelInfo describe(const DecoderSpec& spec, const DecoderWeights& weights) {
@@ -55,36 +54,47 @@ Decoder::Decoder(DecoderSpec spec, DecoderWeights weights,
       source_(std::move(source)) {}
 
 void Decoder::begin(const Batch& batch, Workspace& ws) const {
+  ws.send<std::int32_t>(ws.tokens, batch.tokens);
+  if (spec_.learned_positions) {
+    ws.row_positions.clear();
+    for (const std::int32_t position : batch.positions) {
+      ws.row_positions.push_back(position + static_cast<std::int32_t>(spec_.position_offset));
+    }
+    ws.send<std::int32_t>(ws.table_positions, ws.row_positions);
+  }
   if (!spec_.rope.enabled) return;
-  const std::size_t half = frequencies_.size();
-  float* cosines = sized(ws.rope_cos, batch.size(), static_cast<std::int64_t>(half));
-  float* sines = sized(ws.rope_sin, batch.size(), static_cast<std::int64_t>(half));
-  for (std::size_t t = 0; t < batch.positions.size(); ++t) {
-    for (std::size_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(batch.positions[t]) * frequencies_[i];
-      cosines[t * half + i] = static_cast<float>(std::cos(angle));
-      sines[t * half + i] = static_cast<float>(std::sin(angle));
+  send_angles(batch, ws, ws.rope_cos, [](double angle) { return std::cos(angle); });
+  send_angles(batch, ws, ws.rope_sin, [](double angle) { return std::sin(angle); });
+}
+
+// function(angle) of every token and pair.
+void Decoder::send_angles(const Batch& batch, Workspace& ws, Scratch& to,
+                          double (*function)(double)) const {
+  ws.angles.clear();
+  for (const std::int32_t position : batch.positions) {
+    for (const double frequency : frequencies_) {
+      ws.angles.push_back(static_cast<float>(function(static_cast<double>(position) * frequency)));
     }
   }
+  ws.send<float>(to, ws.angles);
 }
 
 void Decoder::embed(const Batch& batch, Workspace& ws) const {
   const std::int64_t tokens = batch.size();
-  float* x = sized(ws.x, tokens, spec_.dim);
+  const auto n = static_cast<std::size_t>(tokens);
+  float* x = sized(ws, ws.x, tokens, spec_.dim);
+  const auto* ids = ws.get<std::int32_t>(ws.tokens, n);
   if (spec_.embed_dim == spec_.dim) {
-    ws.backend->embed_rows(weights_.token_embedding.view, batch.tokens, x, false);
+    ws.backend->embed_rows(weights_.token_embedding.view, ids, tokens, x, false);
   } else {
-    float* narrow = sized(ws.narrow, tokens, spec_.embed_dim);
-    ws.backend->embed_rows(weights_.token_embedding.view, batch.tokens, narrow, false);
+    float* narrow = sized(ws, ws.narrow, tokens, spec_.embed_dim);
+    ws.backend->embed_rows(weights_.token_embedding.view, ids, tokens, narrow, false);
     const Linear widen = product(weights_.project_in, x);
     ws.backend->linear({&widen, 1}, narrow, spec_.embed_dim, tokens);
   }
   if (!spec_.learned_positions) return;
-  ws.ids.clear();
-  for (const std::int32_t position : batch.positions) {
-    ws.ids.push_back(position + static_cast<std::int32_t>(spec_.position_offset));
-  }
-  ws.backend->embed_rows(weights_.position_embedding.view, ws.ids, x, true);
+  ws.backend->embed_rows(weights_.position_embedding.view,
+                         ws.get<std::int32_t>(ws.table_positions, n), tokens, x, true);
 }
 
 void Decoder::normalize(const Norm& norm, const float* x, std::int64_t tokens, float* y,
@@ -107,33 +117,32 @@ bool Decoder::attention_block(std::int64_t i, const Batch& batch, const KvCache&
   const std::int64_t tokens = batch.size();
   const std::int64_t q_dim = spec_.heads * spec_.head_dim;
   const std::int64_t kv_dim = spec_.kv_heads * spec_.head_dim;
-  float* x = sized(ws.x, tokens, spec_.dim);
+  float* x = sized(ws, ws.x, tokens, spec_.dim);
   const float* input = x;
   if (!spec_.post_norm) {
-    float* normed = sized(ws.normed, tokens, spec_.dim);
+    float* normed = sized(ws, ws.normed, tokens, spec_.dim);
     normalize(w.attn_norm, x, tokens, normed, ws);
     input = normed;
   }
   if (!ws.goes_on(LinearInput::qkv, input, tokens, spec_.dim)) return false;
-  float* q = sized(ws.q, tokens, q_dim);
-  float* k = sized(ws.k, tokens, kv_dim);
-  float* v = sized(ws.v, tokens, kv_dim);
+  float* q = sized(ws, ws.q, tokens, q_dim);
+  float* k = sized(ws, ws.k, tokens, kv_dim);
+  float* v = sized(ws, ws.v, tokens, kv_dim);
   const std::array<Linear, 3> qkv = {product(w.q, q), product(w.k, k), product(w.v, v)};
   ws.backend->linear(qkv, input, spec_.dim, tokens);
   if (spec_.rope.enabled) {
-    const float* cosines = sized(ws.rope_cos, tokens, spec_.head_dim / 2);
-    const float* sines = sized(ws.rope_sin, tokens, spec_.head_dim / 2);
+    const float* cosines = sized(ws, ws.rope_cos, tokens, spec_.head_dim / 2);
+    const float* sines = sized(ws, ws.rope_sin, tokens, spec_.head_dim / 2);
     ws.backend->rope(q, cosines, sines, tokens, spec_.heads, spec_.head_dim,
                      spec_.rope.interleaved);
     ws.backend->rope(k, cosines, sines, tokens, spec_.kv_heads, spec_.head_dim,
                      spec_.rope.interleaved);
   }
   const KvLayer cache = kv.layer(i);
-  const TokenPlaces places{batch.positions, ws.page_tables};
-  ws.backend->store_kv(cache, places, k, v);
-  float* attended = sized(ws.attended, tokens, q_dim);
+  ws.backend->store_kv(cache, k, v);
+  float* attended = sized(ws, ws.attended, tokens, q_dim);
   const float scale = 1.0f / std::sqrt(static_cast<float>(spec_.head_dim));
-  ws.backend->attention(cache, places, q, spec_.heads, scale, attended);
+  ws.backend->attention(cache, q, spec_.heads, scale, attended);
   if (!ws.goes_on(LinearInput::attn_output, attended, tokens, q_dim)) return false;
   const Linear output = product(w.output, x, true);
   ws.backend->linear({&output, 1}, attended, q_dim, tokens);
@@ -143,18 +152,18 @@ bool Decoder::attention_block(std::int64_t i, const Batch& batch, const KvCache&
 
 void Decoder::mlp_block(std::int64_t i, std::int64_t tokens, Workspace& ws) const {
   const LayerWeights& w = weights_.layers[static_cast<std::size_t>(i)];
-  float* x = sized(ws.x, tokens, spec_.dim);
+  float* x = sized(ws, ws.x, tokens, spec_.dim);
   const float* input = x;
   if (!spec_.post_norm) {
-    float* normed = sized(ws.normed, tokens, spec_.dim);
+    float* normed = sized(ws, ws.normed, tokens, spec_.dim);
     normalize(w.ffn_norm, x, tokens, normed, ws);
     input = normed;
   }
   if (!ws.goes_on(LinearInput::mlp, input, tokens, spec_.dim)) return;
-  float* up = sized(ws.up, tokens, spec_.ffn);
+  float* up = sized(ws, ws.up, tokens, spec_.ffn);
   float* hidden = up;
   if (spec_.gated_mlp) {
-    hidden = sized(ws.gate, tokens, spec_.ffn);
+    hidden = sized(ws, ws.gate, tokens, spec_.ffn);
     const std::array<Linear, 2> gate_up = {product(w.gate, hidden), product(w.up, up)};
     ws.backend->linear(gate_up, input, spec_.dim, tokens);
     ws.backend->silu_mul(hidden, up, tokens * spec_.ffn);
@@ -171,22 +180,19 @@ void Decoder::mlp_block(std::int64_t i, std::int64_t tokens, Workspace& ws) cons
 
 void Decoder::head(const Batch& batch, Workspace& ws) const {
   const auto rows = static_cast<std::int64_t>(batch.logit_rows.size());
-  const float* x = sized(ws.x, batch.size(), spec_.dim);
-  float* hidden = sized(ws.normed, rows, spec_.dim);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const std::int64_t from = batch.logit_rows[static_cast<std::size_t>(r)];
-    std::memcpy(hidden + r * spec_.dim, x + from * spec_.dim,
-                static_cast<std::size_t>(spec_.dim) * sizeof(float));
-  }
+  const float* x = sized(ws, ws.x, batch.size(), spec_.dim);
+  float* hidden = sized(ws, ws.normed, rows, spec_.dim);
+  ws.backend->gather_rows(x, ws.get<std::int32_t>(ws.logit_rows, static_cast<std::size_t>(rows)),
+                          rows, spec_.dim, hidden);
   if (spec_.final_norm) normalize(weights_.final_norm, hidden, rows, hidden, ws);
   if (spec_.embed_dim != spec_.dim) {
-    float* narrow = sized(ws.narrow, rows, spec_.embed_dim);
+    float* narrow = sized(ws, ws.narrow, rows, spec_.embed_dim);
     const Linear project = product(weights_.project_out, narrow);
     ws.backend->linear({&project, 1}, hidden, spec_.dim, rows);
     hidden = narrow;
   }
   if (!ws.goes_on(LinearInput::head, hidden, rows, spec_.embed_dim)) return;
-  float* logits = sized(ws.logits, rows, spec_.vocab);
+  float* logits = sized(ws, ws.logits, rows, spec_.vocab);
   const Linear head =
       spec_.tied_head ? product(weights_.token_embedding, logits) : product(weights_.head, logits);
   ws.backend->linear({&head, 1}, hidden, spec_.embed_dim, rows);

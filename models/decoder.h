@@ -29,6 +29,8 @@ class Decoder : public Model {
   // false where the workspace's input tap ended the layer.
   bool attention_block(std::int64_t i, const Batch& batch, const KvCache& kv, Workspace& ws) const;
   void mlp_block(std::int64_t i, std::int64_t tokens, Workspace& ws) const;
+  void send_angles(const Batch& batch, Workspace& ws, Scratch& to,
+                   double (*function)(double)) const;
   void normalize(const Norm& norm, const float* x, std::int64_t tokens, float* y,
                  Workspace& ws) const;
 

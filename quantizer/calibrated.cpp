@@ -57,10 +57,10 @@ CalibratedModel::CalibratedModel(std::shared_ptr<const ModelSource> source, Cali
     : calibration_(std::move(calibration)),
       recipe_(recipe),
       busy_(std::move(busy)),
-      ws_(make_cpu_backend({resources.threads, resources.isa, Activations::int8})),
+      ws_(make_workspace(resources.device)),
       model_(load_decoder(source, RowOrder::gguf)),
       kv_(kv_shape(model_->info(), KvType::f16),
-          static_cast<std::int64_t>(calibration_.sequences.front().size())),
+          static_cast<std::int64_t>(calibration_.sequences.front().size()), 1, *ws_.backend),
       residual_(stream(resources)) {
   const std::size_t floats =
       calibration_.sequences.front().size() * static_cast<std::size_t>(model_->info().dim);
@@ -71,8 +71,7 @@ CalibratedModel::CalibratedModel(std::shared_ptr<const ModelSource> source, Cali
     for (const TokenId id : calibration_.sequences[s]) batch_.add(id, position++, 0);
     begin_step(*model_, batch_, kv_, ws_);
     model_->embed(batch_, ws_);
-    std::memcpy(residual_.as<float>() + s * floats, ws_.x.get<float>(floats),
-                floats * sizeof(float));
+    std::ranges::copy(ws_.stream(floats), residual_.as<float>() + s * floats);
   }
   const auto copy = [&] {
     Buffer buffer = stream(resources);
@@ -99,8 +98,7 @@ std::size_t CalibratedModel::trained() const noexcept {
 void CalibratedModel::load_sequence(std::size_t sequence) {
   busy_();
   const auto floats = static_cast<std::size_t>(batch_.size() * model_->info().dim);
-  std::memcpy(ws_.x.get<float>(floats), residual_.as<float>() + sequence * floats,
-              floats * sizeof(float));
+  ws_.set_stream({residual_.as<float>() + sequence * floats, floats});
 }
 
 std::int64_t CalibratedModel::input_cols(LinearInput input) const {
@@ -133,7 +131,7 @@ std::vector<float> CalibratedModel::token_weights(std::span<const float> reader)
   if (reader.empty()) return {};
   const auto dim = static_cast<std::size_t>(model_->info().dim);
   const auto tokens = static_cast<std::size_t>(batch_.size());
-  const float* stream = ws_.x.get<float>(tokens * dim);
+  const std::span<const float> stream = ws_.stream(tokens * dim);
   std::vector<float> weights;
   for (std::size_t t = 0; t < tokens; ++t) {
     double power = 0;
@@ -149,6 +147,7 @@ std::vector<float> CalibratedModel::token_weights(std::span<const float> reader)
 CalibratedModel::Observed CalibratedModel::observe(std::int64_t layer, LinearInput input,
                                                    const std::vector<float>& reader,
                                                    const std::function<void()>& run) {
+  ws_.backend->forget_all();
   Observed observed;
   std::optional<Hessian> full;
   const bool guided = full_model_ && input != LinearInput::head;
@@ -176,14 +175,14 @@ CalibratedModel::Observed CalibratedModel::observe(std::int64_t layer, LinearInp
     const std::vector<float> weights = token_weights(reader);
     weigh(weights, seen);
     if (sequence < trained() && observed.hessian) {
-      observed.hessian->add(seen.data(), batch_.size(), *ws_.backend);
+      observed.hessian->add(seen.data(), batch_.size(), ws_.host());
     }
     if (sequence < trained() && guided) {
       std::vector<float> x = full_model_->input(layer, input, sequence, batch_, kv_, ws_);
       weigh(weights, x);
-      full->add(x.data(), batch_.size(), *ws_.backend);
+      full->add(x.data(), batch_.size(), ws_.host());
       if (observed.cross) {
-        observed.cross->add(seen.data(), x.data(), batch_.size(), *ws_.backend);
+        observed.cross->add(seen.data(), x.data(), batch_.size(), ws_.host());
       }
     }
     if (sequence < first_held_out) continue;
@@ -199,10 +198,11 @@ CalibratedModel::Observed CalibratedModel::observe(std::int64_t layer, LinearInp
 
 // Of all inputs of a layer, by LinearInput.
 std::vector<Hessian> CalibratedModel::observe_all(std::int64_t layer) {
+  ws_.backend->forget_all();
   std::vector<Hessian> hessians;
   for (const LinearInput input : kInputs) hessians.emplace_back(input_cols(input));
   ws_.input_tap = [&](LinearInput at, const float* x, std::int64_t tokens, std::int64_t) {
-    hessians[static_cast<std::size_t>(at)].add(x, tokens, *ws_.backend);
+    hessians[static_cast<std::size_t>(at)].add(x, tokens, ws_.host());
     return at != LinearInput::down;
   };
   for (std::size_t s = 0; s < trained(); ++s) {
@@ -261,7 +261,7 @@ void CalibratedModel::scale_inputs(std::int64_t layer, const std::vector<Hessian
     for (const Matrix& matrix : matrices) {
       if (matrix.input() == input) readers.push_back({matrix.source, &matrix.plan});
     }
-    const AwqScales scales = search_scales(hessians[at], readers, *ws_.backend, pool);
+    const AwqScales scales = search_scales(hessians[at], readers, ws_.host(), pool);
     losses.awq_ratio[at] = scales.ratio;
     if (!scales.scale.empty()) divide_input(layer, input, scales.scale, matrices);
   }
@@ -270,7 +270,7 @@ void CalibratedModel::scale_inputs(std::int64_t layer, const std::vector<Hessian
 // Moves the full-precision stream on over a layer that is still the source's.
 void CalibratedModel::make_targets(std::int64_t layer, const std::vector<Matrix>& matrices,
                                    ThreadPool& pool) {
-  Block block(model_->spec(), batch_.size(), *ws_.backend, pool);
+  Block block(model_->spec(), batch_.size(), ws_.host(), pool);
   std::array<std::vector<float>, kLayerMatrices> full;
   BlockWeights weights{};
   for (const Matrix& matrix : matrices) {
@@ -304,7 +304,7 @@ LearnResult CalibratedModel::learn(std::int64_t layer, Block& block,
 // The grids of the codes that were chosen, against what the layer should give.
 void CalibratedModel::tune(std::int64_t layer, const std::vector<Matrix>& matrices,
                            LayerLosses& losses, ThreadPool& pool) {
-  Block block(model_->spec(), batch_.size(), *ws_.backend, pool);
+  Block block(model_->spec(), batch_.size(), ws_.host(), pool);
   std::vector<LearnedMatrix> learned;
   learned.reserve(matrices.size());
   std::array<LearnedMatrix*, kLayerMatrices> by_role{};
@@ -328,7 +328,7 @@ void CalibratedModel::learn_grids(std::int64_t layer, const std::vector<Hessian>
                                   std::vector<Matrix>& matrices, LayerLosses& losses,
                                   ThreadPool& pool) {
   const DecoderSpec& spec = model_->spec();
-  Block block(spec, batch_.size(), *ws_.backend, pool);
+  Block block(spec, batch_.size(), ws_.host(), pool);
   std::vector<LearnedMatrix> learned;
   learned.reserve(matrices.size());
   std::array<LearnedMatrix*, kLayerMatrices> by_role{};
@@ -366,13 +366,13 @@ void CalibratedModel::learn_grids(std::int64_t layer, const std::vector<Hessian>
 }
 
 void CalibratedModel::advance(std::int64_t layer) {
+  ws_.backend->forget_all();
   const auto floats = static_cast<std::size_t>(batch_.size() * model_->info().dim);
   for (std::size_t s = 0; s < calibration_.sequences.size(); ++s) {
     if (full_model_) full_model_->advance(layer, s, batch_, kv_, ws_);
     load_sequence(s);
     model_->layer(layer, batch_, kv_, ws_);
-    std::memcpy(residual_.as<float>() + s * floats, ws_.x.get<float>(floats),
-                floats * sizeof(float));
+    std::ranges::copy(ws_.stream(floats), residual_.as<float>() + s * floats);
   }
   if (full_model_) full_model_->forget(layer);
 }
@@ -382,7 +382,7 @@ QuantizedMatrix CalibratedModel::realize_matrix(const Weights& matrix, const Obs
                                                 const std::function<void(std::int64_t)>& done) {
   const MatrixPlan& plan = matrix.plan;
   const auto loss_of = [&](const QuantizedMatrix& made) {
-    return relative_loss(*matrix.source, plan, made.view, observed.held_out, *ws_.backend,
+    return relative_loss(*matrix.source, plan, made.view, observed.held_out, ws_.host(),
                          matrix.name);
   };
   std::vector<float> importance;
@@ -415,6 +415,7 @@ double CalibratedModel::trial(std::int64_t layer, std::span<Matrix* const> matri
     }
   };
   swap_all();
+  ws_.backend->forget_all();
   const std::size_t all = calibration_.sequences.size();
   double sum = 0;
   for (std::size_t s = std::min(trained(), all - 1); s < all; ++s) {
@@ -566,8 +567,8 @@ CalibratedModel::Head CalibratedModel::quantize_head(
   for (std::int64_t t = 0; t < batch_.size(); ++t) {
     batch_.logit_rows.push_back(static_cast<std::int32_t>(t));
   }
-  const Observed observed =
-      observe(model_->spec().layers, LinearInput::head, {}, [&] { model_->head(batch_, ws_); });
+  const Observed observed = observe(model_->spec().layers, LinearInput::head, {},
+                                    [&] { run_head(*model_, batch_, ws_); });
   gptq_.reset();
   Head made;
   made.weight = realize_matrix(head, observed, made.loss, pool,

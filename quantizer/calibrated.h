@@ -38,8 +38,7 @@ inline constexpr std::size_t kSpillAbove = std::size_t{256} << 20;
 class CalibratedModel {
  public:
   struct Resources {
-    int threads = 1;
-    std::string isa;  // "": the best of this machine; others give (slightly) other activations
+    DeviceOptions device;
     std::filesystem::path folder;           // of the residual streams, where they take more than:
     std::size_t spill_above = kSpillAbove;  // bytes of one
   };

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/error.h"
+#include "quantizer/transpose.h"
 
 namespace tenfold {
 namespace {
@@ -76,11 +77,9 @@ bool cholesky(std::vector<double>& a, std::int64_t n, ThreadPool& pool) {
 }
 
 // [cols, tokens] of x [tokens, cols].
-const float* transpose(const float* x, std::int64_t tokens, std::int64_t cols, Scratch& scratch) {
+const float* turned(const float* x, std::int64_t tokens, std::int64_t cols, Scratch& scratch) {
   float* t = scratch.get<float>(static_cast<std::size_t>(cols * tokens));
-  for (std::int64_t i = 0; i < tokens; ++i) {
-    for (std::int64_t c = 0; c < cols; ++c) t[c * tokens + i] = x[i * cols + c];
-  }
+  transpose(x, tokens, cols, t);
   return t;
 }
 
@@ -110,7 +109,7 @@ void Hessian::add(const float* x, std::int64_t tokens, Backend& backend) {
             static_cast<double>(std::fabs(rows[i * cols_ + c]));
       }
     }
-    const float* t = transpose(rows, n, cols_, transposed_);
+    const float* t = turned(rows, n, cols_, transposed_);
     add_products(t, t, n, cols_, product_, backend, sum_);
   }
   tokens_ += tokens;
@@ -157,8 +156,8 @@ CrossMoments::CrossMoments(std::int64_t cols)
 void CrossMoments::add(const float* x, const float* y, std::int64_t tokens, Backend& backend) {
   for (std::int64_t begin = 0; begin < tokens; begin += kTokens) {
     const std::int64_t n = std::min(kTokens, tokens - begin);
-    add_products(transpose(x + begin * cols_, n, cols_, x_),
-                 transpose(y + begin * cols_, n, cols_, y_), n, cols_, product_, backend, sum_);
+    add_products(turned(x + begin * cols_, n, cols_, x_), turned(y + begin * cols_, n, cols_, y_),
+                 n, cols_, product_, backend, sum_);
   }
   tokens_ += tokens;
 }
@@ -180,6 +179,15 @@ void Hessian::turn(std::int64_t i, float angle) {
   };
   for (std::int64_t c = 0; c < cols_; ++c) mix(at(i, c), at(i + 1, c));
   for (std::int64_t r = 0; r < cols_; ++r) mix(at(r, i), at(r, i + 1));
+}
+
+std::vector<float> Hessian::means() const {
+  std::vector<float> result;
+  result.reserve(sum_.size());
+  for (std::int64_t i = 0; i < cols_; ++i) {
+    for (std::int64_t j = 0; j < cols_; ++j) result.push_back(static_cast<float>(mean(i, j)));
+  }
+  return result;
 }
 
 std::vector<float> Hessian::diagonal() const {

@@ -32,6 +32,7 @@ class Hessian {
   // Throws bad_request where an input was not: everything after it would be chosen by chance.
   void require_finite() const;
   double mean(std::int64_t i, std::int64_t j) const noexcept;
+  std::vector<float> means() const;           // of all, [cols, cols]
   std::vector<float> diagonal() const;        // mean square of each input
   std::vector<float> mean_magnitude() const;  // mean |x| of each input
 

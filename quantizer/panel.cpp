@@ -134,4 +134,12 @@ void fail_not_finite(const std::string& what) {
   throw_error(ErrorCode::bad_file, "{} holds a weight that is not a finite number", what);
 }
 
+std::vector<float> dequantized(const MatrixView& matrix) {
+  std::vector<float> values(static_cast<std::size_t>(matrix.rows * matrix.cols));
+  for (std::int64_t r = 0; r < matrix.rows; ++r) {
+    dequantize_row(matrix, r, values.data() + r * matrix.cols);
+  }
+  return values;
+}
+
 }  // namespace tenfold

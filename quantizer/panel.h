@@ -101,4 +101,7 @@ void for_each_panel(const RowReader& source, const MatrixPlan& plan, ThreadPool&
   }
 }
 
+// What the weights of a packed or float matrix mean, [rows, cols].
+std::vector<float> dequantized(const MatrixView& matrix);
+
 }  // namespace tenfold

@@ -111,7 +111,9 @@ class Run {
     QuantizeResult result = measure(plan, tensors_);
     if (!options_.dry_run) {
       check_output(output_, options_.overwrite);
-      check_space(result.all.bytes);
+      // Before hours of work, not after. Finished layers are kept beside the output.
+      check_space(output_,
+                  needs_calibration(options_.recipe) ? 2 * result.all.bytes : result.all.bytes);
       write(plan, result);
     }
     return result;
@@ -132,17 +134,6 @@ class Run {
   }
 
  private:
-  // Before hours of work, not after. Finished layers are kept beside the output.
-  void check_space(std::uint64_t bytes) const {
-    const std::uint64_t needed = needs_calibration(options_.recipe) ? 2 * bytes : bytes;
-    std::error_code error;
-    const std::filesystem::path folder = std::filesystem::absolute(output_).parent_path();
-    const auto space = std::filesystem::space(folder, error);
-    if (error || space.available >= needed) return;  // writing will say what is wrong
-    throw_error(ErrorCode::io, "{}: needs {} MiB of disk, and only {} MiB are free",
-                output_.string(), needed >> 20, space.available >> 20);
-  }
-
   void report(std::uint64_t done) {
     reported_ = std::max(reported_, done);
     if (!progress_ || progress_(reported_, total_)) return;
@@ -279,13 +270,12 @@ class Run {
   void start_calibration() {
     Calibration calibration = draw_calibration(*source_, options_.recipe.calibration);
     const auto start = options_.resume ? Checkpoint::Start::resume : Checkpoint::Start::fresh;
-    checkpoint_.emplace(output_,
-                        run_identity(options_.recipe, calibration, spec_, tensors_,
-                                     choose_kernels(options_.isa).isa),
-                        start, options_.overwrite);
+    checkpoint_.emplace(
+        output_, run_identity(options_.recipe, calibration, spec_, tensors_, arithmetic(options_)),
+        start, options_.overwrite);
     calibrated_ = std::make_unique<CalibratedModel>(
         source_, std::move(calibration), options_.recipe,
-        CalibratedModel::Resources{pool_.size(), options_.isa, checkpoint_->folder(),
+        CalibratedModel::Resources{device_options(options_, pool_.size()), checkpoint_->folder(),
                                    options_.spill_above},
         [this] { report(reported_); });
   }
@@ -392,6 +382,14 @@ class Run {
 };
 
 }  // namespace
+
+DeviceOptions device_options(const QuantizeOptions& options, int threads) {
+  return {options.device, {threads, options.isa, Activations::int8}};
+}
+
+std::string arithmetic(const QuantizeOptions& options) {
+  return options.device == "cpu" ? choose_kernels(options.isa).isa : options.device;
+}
 
 double QuantizedSize::bits_per_weight() const {
   return elements == 0 ? 0 : 8.0 * static_cast<double>(bytes) / static_cast<double>(elements);

@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 
+#include "kernels/device.h"
 #include "quantizer/calibrated.h"
 #include "quantizer/plan.h"
 #include "quantizer/search/search.h"
@@ -21,7 +22,9 @@ namespace tenfold {
 struct QuantizeOptions {
   Recipe recipe;
   int threads = 0;  // 0: default_thread_count()
-  std::string isa;  // of the calibration's forward passes; "": the best of this machine
+  // Of the calibration's forward passes and of trials. They depend on device and instruction set,
+  // slightly: a run is resumed on the same ones. "": the best of this machine.
+  std::string device = "cpu", isa;
   bool overwrite = false;
   bool dry_run = false;                   // plan and measure, write nothing
   std::size_t spill_above = kSpillAbove;  // bytes of activations that go to a file
@@ -33,6 +36,11 @@ struct QuantizeOptions {
   // Called after each step of a search; false interrupts it.
   std::function<bool(const SearchStep&, const SearchCounts&)> on_search_step;
 };
+
+// Of the forward passes; on so many threads where the CPU runs them.
+DeviceOptions device_options(const QuantizeOptions& options, int threads);
+// "avx2", "cuda": runs with the same agree to the bit.
+std::string arithmetic(const QuantizeOptions& options);
 
 struct QuantizedSize {
   std::int64_t elements = 0;

@@ -39,7 +39,8 @@ void check_share(const char* what, double share) {
 
 void check_search(const SearchOptions& search, bool mixed) {
   if (search.steps == 0) return;
-  for (const std::int64_t number : {search.steps, search.local, search.matched, search.patience}) {
+  for (const std::int64_t number : {search.steps, search.local, search.matched, search.patience,
+                                    search.together, search.ranked}) {
     if (number >= 0 && number <= kMostSearched) continue;
     throw_error(ErrorCode::bad_request, "the numbers of a search lie between 0 and {}, found {}",
                 kMostSearched, number);
@@ -206,6 +207,8 @@ Json allocate_json(const AllocateOptions& allocate) {
 Json search_json(const SearchOptions& search) {
   return {{"method", "invarexplore"},
           {"steps", search.steps},
+          {"together", search.together},
+          {"ranked", search.ranked},
           {"permute", search.permute},
           {"scale", search.scale},
           {"rotate", search.rotate},
@@ -575,6 +578,8 @@ void read_json(const nlohmann::json& json, const std::string& name, Recipe& reci
     }
     if (recipe.search.steps == 0) recipe.search.steps = kDefaultSearchSteps;
     part.integer("steps", recipe.search.steps);
+    part.integer("together", recipe.search.together);
+    part.integer("ranked", recipe.search.ranked);
     part.boolean("permute", recipe.search.permute);
     part.boolean("scale", recipe.search.scale);
     part.boolean("rotate", recipe.search.rotate);

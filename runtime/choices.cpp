@@ -158,7 +158,8 @@ class Scorer {
         kv_type_(kv_type),
         root_(std::move(all_begin_with)),
         root_kv_(kv_shape(model.info(), kv_type),
-                 std::max<std::int64_t>(1, static_cast<std::int64_t>(root_.size()))) {
+                 std::max<std::int64_t>(1, static_cast<std::int64_t>(root_.size())), 1,
+                 *ws.backend) {
     Batch batch;
     for (const TokenId id : root_) batch.add(id, static_cast<std::int32_t>(batch.size()), 0);
     if (!root_.empty()) forward(model, batch, root_kv_, ws);
@@ -175,7 +176,7 @@ class Scorer {
       capacity += item.cached + choices * kPageTokens;
       sequences += choices;
     }
-    KvCache kv(kv_shape(model_.info(), kv_type_), capacity, sequences);
+    KvCache kv(kv_shape(model_.info(), kv_type_), capacity, sequences, *ws_.backend);
     run_shared(items, kv);
     return run_choices(items, kv);
   }

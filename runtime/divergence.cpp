@@ -41,9 +41,9 @@ struct Runner {
   }
   std::span<const float> logits(std::span<const std::int32_t> rows) {
     batch.logit_rows.assign(rows.begin(), rows.end());
-    of.model->head(batch, *of.ws);
+    run_head(*of.model, batch, *of.ws);
     const std::size_t n = rows.size() * static_cast<std::size_t>(of.model->info().vocab);
-    return {of.ws->logits.get<float>(n), n};
+    return of.ws->logits_on_host(n);
   }
 };
 
@@ -128,8 +128,10 @@ DivergenceResult divergence(
   const std::vector<std::vector<TokenId>> windows =
       cut_windows(tokens, options, std::min(info.max_context, reference_info.max_context));
   const std::int64_t first = options.half ? options.window / 2 : 0;
-  Runner p{reference, KvCache(kv_shape(reference_info, options.kv), options.window), {}};
-  Runner q{model, KvCache(kv_shape(info, options.kv), options.window), {}};
+  Runner p{reference,
+           KvCache(kv_shape(reference_info, options.kv), options.window, 1, *reference.ws->backend),
+           {}};
+  Runner q{model, KvCache(kv_shape(info, options.kv), options.window, 1, *model.ws->backend), {}};
   ThreadPool pool(default_thread_count());
   Scores scores;
   DivergenceResult result;

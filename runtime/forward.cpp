@@ -21,6 +21,10 @@ void check(const ModelInfo& info, const Batch& batch) {
   }
 }
 
+void send_logit_rows(const Batch& batch, Workspace& ws) {
+  if (!batch.logit_rows.empty()) ws.send<std::int32_t>(ws.logit_rows, batch.logit_rows);
+}
+
 }  // namespace
 
 KvShape kv_shape(const ModelInfo& info, KvType type) {
@@ -37,20 +41,35 @@ void begin_step(const Model& model, const Batch& batch, KvCache& kv, Workspace& 
   for (const std::int32_t sequence : batch.sequences) {
     ws.page_tables.push_back(kv.page_table(sequence));
   }
+  ws.backend->place({batch.positions, ws.page_tables});
+  send_logit_rows(batch, ws);
   model.begin(batch, ws);
+}
+
+void run_head(const Model& model, const Batch& batch, Workspace& ws) {
+  send_logit_rows(batch, ws);
+  model.head(batch, ws);
 }
 
 void forward(const Model& model, const Batch& batch, KvCache& kv, Workspace& ws,
              std::int64_t first_layer, const Tap& tap) {
   const ModelInfo& info = model.info();
   begin_step(model, batch, kv, ws);
-  if (first_layer == 0) model.embed(batch, ws);
-  const auto elements = static_cast<std::size_t>(batch.size() * info.dim);
-  for (std::int64_t i = first_layer; i < info.layers; ++i) {
-    model.layer(i, batch, kv, ws);
-    if (tap) tap(i, {ws.x.get<float>(elements), elements});
+  const auto step = [&] {
+    if (first_layer == 0) model.embed(batch, ws);
+    for (std::int64_t i = first_layer; i < info.layers; ++i) {
+      model.layer(i, batch, kv, ws);
+      if (tap) tap(i, ws.stream(static_cast<std::size_t>(batch.size() * info.dim)));
+    }
+    if (!batch.logit_rows.empty()) model.head(batch, ws);
+  };
+  if (first_layer > 0 || tap || ws.input_tap) {
+    step();
+  } else {
+    ws.backend->run(
+        {&model, kv.layer(0).k, batch.size(), static_cast<std::int64_t>(batch.logit_rows.size())},
+        step);
   }
-  if (!batch.logit_rows.empty()) model.head(batch, ws);
 }
 
 }  // namespace tenfold

@@ -1,15 +1,16 @@
 #include "runtime/kv_cache.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "kernels/checked.h"
 #include "kernels/error.h"
 
 namespace tenfold {
 
-KvCache::KvCache(const KvShape& shape, std::int64_t capacity, std::int32_t max_sequences)
-    : shape_(shape),
+KvCache::KvCache(const KvShape& shape, std::int64_t capacity, std::int32_t max_sequences,
+                 Backend& backend)
+    : backend_(&backend),
+      shape_(shape),
       n_pages_((capacity + kPageTokens - 1) / kPageTokens),
       page_bytes_(static_cast<std::size_t>(shape.kv_heads) *
                   kv_share_bytes(shape.type, shape.head_dim)),
@@ -19,7 +20,7 @@ KvCache::KvCache(const KvShape& shape, std::int64_t capacity, std::int32_t max_s
   if (capacity <= 0 || n_pages_ > (std::int64_t{1} << 24) || !bytes) {
     throw_error(ErrorCode::bad_request, "a KV cache of {} tokens is out of range", capacity);
   }
-  memory_ = Buffer(*bytes);
+  memory_ = backend.allocate(*bytes);
   owners_.resize(static_cast<std::size_t>(n_pages_));
   free_.reserve(static_cast<std::size_t>(n_pages_));
   for (std::int64_t page = n_pages_; page-- > 0;) free_.push_back(static_cast<std::int32_t>(page));
@@ -47,7 +48,7 @@ void KvCache::copy_page(const KvCache& other, std::int32_t from, std::int32_t to
            static_cast<std::size_t>(half * cache.n_pages_ + page) * page_bytes_;
   };
   for (std::int64_t half = 0; half < 2 * shape_.layers; ++half) {
-    std::memcpy(at(*this, half, to), at(other, half, from), page_bytes_);
+    backend_->copy(at(*this, half, to), at(other, half, from), page_bytes_);
   }
 }
 

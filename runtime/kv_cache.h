@@ -1,6 +1,7 @@
 #pragma once
 // Keys and values of all layers in pages of kPageTokens tokens. A sequence is a page table; pages
-// come from one pool and return to it. Memory is reserved at once and costs only what is touched.
+// come from one pool and return to it. Memory is reserved at once; the host's costs only what is
+// touched.
 // Sequences that fork() from one another share whole pages, which nobody writes: a sequence's last
 // page, where it is not full, is always its own.
 
@@ -27,7 +28,9 @@ class KvCache {
  public:
   // Room for `capacity` tokens over all sequences, rounded up to whole pages; at most
   // `max_sequences` sequences, named 0 ... max_sequences - 1.
-  KvCache(const KvShape& shape, std::int64_t capacity, std::int32_t max_sequences = 1);
+  // The backend, whose memory it is in, outlives it.
+  KvCache(const KvShape& shape, std::int64_t capacity, std::int32_t max_sequences,
+          Backend& backend);
 
   std::int64_t length(std::int32_t sequence) const noexcept;
   std::int64_t capacity() const noexcept { return n_pages_ * kPageTokens; }
@@ -58,6 +61,7 @@ class KvCache {
   void drop_page(std::int32_t page);
   void copy_page(const KvCache& other, std::int32_t from, std::int32_t to);
 
+  Backend* backend_;
   KvShape shape_;
   std::int64_t n_pages_ = 0;
   std::size_t page_bytes_ = 0;  // of one layer's K (or V)

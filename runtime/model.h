@@ -40,18 +40,18 @@ class Model {
  public:
   virtual ~Model() = default;
   virtual const ModelInfo& info() const noexcept = 0;
-  // What every layer of the step needs beside the residual stream (rotary tables).
+  // What the step takes from the host: ids, positions and rotary tables.
   virtual void begin(const Batch& batch, Workspace& ws) const = 0;
   // Token ids -> ws.x [tokens, dim]. Ids must be in [0, vocab): forward() checks.
   virtual void embed(const Batch& batch, Workspace& ws) const = 0;
   // Layer i on ws.x, reading and writing its part of the KV cache.
   virtual void layer(std::int64_t i, const Batch& batch, const KvCache& kv,
                      Workspace& ws) const = 0;
-  // ws.logits [logit_rows, vocab] from ws.x.
+  // ws.logits [logit_rows, vocab] from ws.x, of the rows in ws.logit_rows.
   virtual void head(const Batch& batch, Workspace& ws) const = 0;
 };
 
-// Called after each layer with the residual stream [tokens, dim].
+// Called after each layer with the residual stream [tokens, dim], in memory of the host.
 using Tap = std::function<void(std::int64_t layer, std::span<const float> x)>;
 
 // One step. Positions must continue each sequence where the KV cache stands or lie before its end;
@@ -64,6 +64,9 @@ void forward(const Model& model, const Batch& batch, KvCache& kv, Workspace& ws,
 // What forward() does before the first layer: the checks, the cache's pages, the model's tables.
 // For those that then run layers one by one.
 void begin_step(const Model& model, const Batch& batch, KvCache& kv, Workspace& ws);
+
+// The logits of batch.logit_rows, of a step whose layers were run without them.
+void run_head(const Model& model, const Batch& batch, Workspace& ws);
 
 KvShape kv_shape(const ModelInfo& info, KvType type);
 

@@ -79,7 +79,7 @@ Scheduler::Scheduler(const Model& model, Workspace& ws, const Tokenizer& tokeniz
       context_(checked_context(model.info(), options.context)),
       pieces_(std::make_shared<const VocabularyPieces>(tokenizer)),
       kv_(kv_shape(model.info(), options.kv), checked_room(options, context_),
-          options.parallel + static_cast<std::int32_t>(kMostCached)) {
+          options.parallel + static_cast<std::int32_t>(kMostCached), *ws.backend) {
   slots_.resize(static_cast<std::size_t>(options.parallel) + kMostCached);
   std::iota(slots_.rbegin(), slots_.rend(), 0);
   stats_.pages = kv_.free_pages();
@@ -348,6 +348,8 @@ void Scheduler::run_step() {
   if (batch_.size() == 0) return;
   try {
     forward(model_, batch_, kv_, ws_);
+    logits_ = ws_.logits_on_host(batch_.logit_rows.size() *
+                                 static_cast<std::size_t>(model_.info().vocab));
   } catch (const std::exception& error) {
     for (const auto& sequence : running_) {
       if (sequence->planned > 0 && !sequence->embeds) fail(*sequence, failure_of(error));
@@ -360,10 +362,9 @@ void Scheduler::run_step() {
   }
 }
 
-std::span<const float> Scheduler::logits_row(std::int64_t row) {
+std::span<const float> Scheduler::logits_row(std::int64_t row) const {
   const auto vocab = static_cast<std::size_t>(model_.info().vocab);
-  const float* logits = ws_.logits.get<float>(batch_.logit_rows.size() * vocab);
-  return {logits + static_cast<std::size_t>(row) * vocab, vocab};
+  return logits_.subspan(static_cast<std::size_t>(row) * vocab, vocab);
 }
 
 void Scheduler::take_rows(Sequence& sequence, std::int64_t row) {

@@ -92,7 +92,7 @@ class Scheduler {
   void plan_step();
   bool make_room();
   void run_step();
-  std::span<const float> logits_row(std::int64_t row);
+  std::span<const float> logits_row(std::int64_t row) const;
   void take_rows(Sequence& sequence, std::int64_t row);
   void send(Sequence& sequence, GenerationEvent event);
   void finish(Sequence& sequence, GenerationEvent event);
@@ -115,7 +115,8 @@ class Scheduler {
   std::vector<std::unique_ptr<Sequence>> running_;  // oldest first
   std::vector<Cached> cached_;
   Batch batch_;
-  double tokens_per_second_ = 0;  // of steps that run prompts
+  std::span<const float> logits_;  // of the step
+  double tokens_per_second_ = 0;   // of steps that run prompts
   SchedulerStats stats_;
 };
 

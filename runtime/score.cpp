@@ -22,12 +22,11 @@ void score_rows(const Model& model, Batch& batch, Workspace& ws, std::span<const
     const auto count = static_cast<std::size_t>(std::min(kHeadRows, n - begin));
     const auto part = rows.subspan(static_cast<std::size_t>(begin), count);
     batch.logit_rows.assign(part.begin(), part.end());
-    model.head(batch, ws);
+    run_head(model, batch, ws);
     const std::size_t floats = count * static_cast<std::size_t>(vocab);
-    const float* logits = ws.logits.get<float>(floats);
-    ws.backend->nll(logits, vocab, targets.subspan(static_cast<std::size_t>(begin), count),
-                    nll + begin);
-    if (see) see(static_cast<std::size_t>(begin), {logits, floats});
+    ws.backend->nll(ws.get<float>(ws.logits, floats), vocab,
+                    targets.subspan(static_cast<std::size_t>(begin), count), nll + begin);
+    if (see) see(static_cast<std::size_t>(begin), ws.logits_on_host(floats));
   }
 }
 
@@ -87,7 +86,7 @@ PerplexityResult perplexity(
       cut_windows(tokens, options, model.info().max_context);
   const auto n_windows = static_cast<std::int64_t>(windows.size());
   const std::int64_t first = options.half ? options.window / 2 : 0;
-  KvCache kv(kv_shape(model.info(), options.kv), options.window);
+  KvCache kv(kv_shape(model.info(), options.kv), options.window, 1, *ws.backend);
   PerplexityResult result;
   double total = 0;
   for (const std::vector<TokenId>& ids : windows) {

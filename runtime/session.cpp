@@ -19,7 +19,7 @@ Session::Session(const Model& model, Workspace& ws, std::int64_t context, KvType
     : model_(&model),
       ws_(&ws),
       context_(checked_context(model.info(), context)),
-      kv_(kv_shape(model.info(), kv), context_) {}
+      kv_(kv_shape(model.info(), kv), context_, 1, *ws.backend) {}
 
 std::span<const float> Session::append(std::span<const TokenId> tokens,
                                        const std::function<bool()>& should_stop) {
@@ -42,8 +42,7 @@ std::span<const float> Session::append(std::span<const TokenId> tokens,
     forward(*model_, batch_, kv_, *ws_);
     tokens_.insert(tokens_.end(), batch_.tokens.begin(), batch_.tokens.end());
   }
-  const auto vocab = static_cast<std::size_t>(model_->info().vocab);
-  return {ws_->logits.get<float>(vocab), vocab};
+  return ws_->logits_on_host(static_cast<std::size_t>(model_->info().vocab));
 }
 
 std::span<const float> Session::set(std::span<const TokenId> tokens,

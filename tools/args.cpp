@@ -100,7 +100,8 @@ void add_common_options(CLI::App& app, CommonOptions& options, ModelArgument mod
         ->required();
   }
   constexpr const char* kGroup = "Common options";
-  app.add_option("--device", options.device, "cpu, cuda, cuda:N or auto (this build: cpu)")
+  app.add_option("--device", options.device,
+                 "cpu, cuda, cuda:N, or auto: cuda where there is a GPU")
       ->check(check_device_name)
       ->type_name("DEVICE")
       ->group(kGroup);
@@ -131,11 +132,11 @@ void add_common_options(CLI::App& app, CommonOptions& options, ModelArgument mod
   app.add_flag("--quiet", options.quiet, "say nothing on standard error but errors")->group(kGroup);
 }
 
-void check_device(const CommonOptions& options) {
-  if (options.device == "cpu" || options.device == "auto") return;
-  throw_error(ErrorCode::device,
-              "--device {} is unsupported: this build has no CUDA backend; use --device cpu",
-              options.device);
+std::unique_ptr<Backend> open_device(const CommonOptions& options, std::string& notice) {
+  const DeviceOptions device{options.device,
+                             {options.threads, options.isa, options.activations},
+                             user_folder("XDG_CACHE_HOME", ".cache").string()};
+  return make_backend(device, [&](std::string_view why) { notice = why; });
 }
 
 GenerateOptions SamplingOptions::resolve() const {

@@ -4,10 +4,12 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "kernels/device.h"
 #include "runtime/kv_cache.h"
 #include "runtime/session.h"
 
@@ -48,8 +50,10 @@ std::optional<DType> parse_float_type(std::string_view name);
 enum class ModelArgument { none, option, positional };
 void add_common_options(CLI::App& app, CommonOptions& options, ModelArgument model);
 
-// Throws device (an ErrorCode) where --device asks for what this build lacks.
-void check_device(const CommonOptions& options);
+// What --device, --threads, --isa and --activations ask for. notice: why `auto` takes the CPU
+// though there is a CUDA module, for people; else left as it is. Throws device (an ErrorCode) where
+// what is asked for is not there.
+std::unique_ptr<Backend> open_device(const CommonOptions& options, std::string& notice);
 
 struct SamplingOptions {
   GenerateOptions generate;

@@ -69,10 +69,8 @@ double kv_gb_s(const BenchReport& report, const DecodeResult& result) {
 
 std::string to_markdown(const BenchReport& report) {
   std::string text = fmt::format(
-      "{}: {:.2f} bits per weight, {} {} with {} threads; a decode step reads {:.3f} GB of "
-      "weights.\n",
-      report.model, report.bits_per_weight, report.device, report.isa, report.threads,
-      1e-9 * static_cast<double>(report.work.step_bytes));
+      "{}: {:.2f} bits per weight, {}; a decode step reads {:.3f} GB of weights.\n", report.model,
+      report.bits_per_weight, report.runs_on, 1e-9 * static_cast<double>(report.work.step_bytes));
   if (report.peak_gop_s > 0) {
     text += fmt::format("The machine does {:.0f} Gop/s ({}).\n", report.peak_gop_s,
                         report.work.int8 ? "int8" : "float FMA");

@@ -22,8 +22,9 @@ struct DecodeResult {
 };
 
 struct BenchReport {
-  std::string model;  // as on the command line
-  std::string isa, device;
+  std::string model;        // as on the command line
+  std::string isa, device;  // isa: of the CPU
+  std::string runs_on;      // the device, for people
   int threads = 0;
   double bits_per_weight = 0;
   WeightWork work;

@@ -31,6 +31,11 @@ std::int32_t token_at(std::int64_t position, std::int64_t sequence, std::int64_t
   return static_cast<std::int32_t>((position * 104729 + sequence * 7919 + 3) % vocab);
 }
 
+// As whoever samples from them does: a device may still be at work when forward() returns.
+void wait_for_logits(const Model& model, const Batch& batch, Workspace& ws) {
+  ws.logits_on_host(batch.logit_rows.size() * static_cast<std::size_t>(model.info().vocab));
+}
+
 }  // namespace
 
 Speed summarize(std::span<const double> speeds) {
@@ -47,7 +52,7 @@ Speed summarize(std::span<const double> speeds) {
 Speed bench_prefill(const Model& model, Workspace& ws, KvType kv, std::int64_t tokens,
                     std::int64_t runs, const BenchHooks& hooks) {
   const ModelInfo& info = model.info();
-  KvCache cache(kv_shape(info, kv), tokens);
+  KvCache cache(kv_shape(info, kv), tokens, 1, *ws.backend);
   const std::int64_t chunks = (tokens + kPrefillChunk - 1) / kPrefillChunk;
   std::int64_t done = 0;
   Batch batch;
@@ -63,6 +68,7 @@ Speed bench_prefill(const Model& model, Workspace& ws, KvType kv, std::int64_t t
       if (end == tokens) batch.logit_rows.push_back(static_cast<std::int32_t>(end - begin - 1));
       forward(model, batch, cache, ws);
     }
+    wait_for_logits(model, batch, ws);
   };
   run();  // pages in the weights and grows the workspace
   return timed_runs(runs, tokens, run, hooks);
@@ -72,7 +78,7 @@ Speed bench_decode(const Model& model, Workspace& ws, KvType kv, std::int32_t ba
                    std::int64_t steps, std::int64_t runs, const BenchHooks& hooks) {
   const ModelInfo& info = model.info();
   const std::int64_t pages = (steps + kPageTokens - 1) / kPageTokens;
-  KvCache cache(kv_shape(info, kv), batch * pages * kPageTokens, batch);
+  KvCache cache(kv_shape(info, kv), batch * pages * kPageTokens, batch, *ws.backend);
   std::int64_t done = 0;
   Batch rows;
   const auto run = [&](std::int64_t n_steps) {
@@ -85,6 +91,7 @@ Speed bench_decode(const Model& model, Workspace& ws, KvType kv, std::int32_t ba
         rows.logit_rows.push_back(s);
       }
       forward(model, rows, cache, ws);
+      wait_for_logits(model, rows, ws);
     }
   };
   run(1);

@@ -24,7 +24,7 @@ struct Options {
   std::int64_t prompt = 512, steps = 128, runs = 5;
   std::vector<std::int32_t> batches = {1, 4, 16};
   std::string output = "md";
-  bool no_limits = false;
+  bool no_limits = false, tune = false;
 };
 
 void check_lengths(const Options& options, const ModelInfo& info) {
@@ -75,7 +75,7 @@ BenchHooks hooks_for(const std::string& test, Progress& progress,
 void measure_prefill(const Options& options, const LoadedModel& loaded, KvType kv,
                      Progress& progress, BenchReport& report) {
   if (options.prompt == 0) return;
-  if (!options.no_limits) {
+  if (!options.no_limits && report.device == "cpu") {
     report.peak_gop_s = report.work.int8 ? measure_int8_peak(report.isa, report.threads)
                                          : measure_fma_peak(report.isa, report.threads);
   }
@@ -87,7 +87,7 @@ void measure_prefill(const Options& options, const LoadedModel& loaded, KvType k
 void measure_decode(const Options& options, const LoadedModel& loaded, KvType kv,
                     Progress& progress, BenchReport& report) {
   if (options.steps == 0) return;
-  BandwidthBeside bandwidth(!options.no_limits, report.threads);
+  BandwidthBeside bandwidth(!options.no_limits && report.device == "cpu", report.threads);
   for (const std::int32_t batch : options.batches) {
     const BenchHooks hooks = hooks_for(fmt::format("decode of {} sequences", batch), progress,
                                        [&] { bandwidth.sample(); });
@@ -96,6 +96,20 @@ void measure_decode(const Options& options, const LoadedModel& loaded, KvType kv
     report.decode.push_back({batch, options.steps, speed, bandwidth.take()});
   }
   report.read_gb_s = bandwidth.best();
+}
+
+// Tries the ways to launch products of one sequence, of some, and of prompts.
+void tune(const Options& options, const LoadedModel& loaded, KvType kv, Progress& progress) {
+  if (!options.tune) return;
+  if (!loaded.ws->backend->begin_tuning()) {
+    throw_error(ErrorCode::bad_request, "--tune: there is nothing to tune on this device");
+  }
+  const BenchHooks hooks = hooks_for("tuning", progress, [] {});
+  for (const std::int64_t tokens : {1, 16, 64, 512}) {
+    const std::int64_t most = std::min(tokens, loaded.model->info().max_context);
+    bench_prefill(*loaded.model, *loaded.ws, kv, most, 1, hooks);
+  }
+  loaded.ws->backend->end_tuning();
 }
 
 int run(const Options& options) {
@@ -109,14 +123,16 @@ int run(const Options& options) {
   catch_interrupts();
   BenchReport report;
   report.model = options.common.model;
+  report.runs_on = loaded.ws->backend->description();
   report.isa = choose_kernels(options.common.isa).isa;
-  report.device = "cpu";
+  report.device = loaded.ws->backend->shares_host_memory() ? "cpu" : "cuda";
   report.threads = options.common.threads > 0 ? options.common.threads : default_thread_count();
   report.bits_per_weight = loaded.bits_per_weight;
   report.work = info.work;
   report.kv_bytes_per_token = kv_shape(info, kv).bytes_per_token();
   {
     Progress progress("bench", options.common.quiet);
+    tune(options, loaded, kv, progress);
     measure_prefill(options, loaded, kv, progress, report);
     measure_decode(options, loaded, kv, progress, report);
   }
@@ -156,6 +172,8 @@ Command add_bench(CLI::App& app) {
       ->capture_default_str();
   sub->add_flag("--no-limits", options->no_limits,
                 "do not measure the machine's read bandwidth and arithmetic peak");
+  sub->add_flag("--tune", options->tune,
+                "on a GPU, time the ways to launch each product first and keep the fastest");
   sub->footer("Example:\n  tenfold bench -m MODEL -p 512 -n 128 -b 1,4,16");
   return {sub, [options] { return run(*options); }};
 }

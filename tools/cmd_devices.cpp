@@ -1,4 +1,5 @@
 #include "kernels/cpu/isa.h"
+#include "kernels/device.h"
 #include "kernels/thread_pool.h"
 #include "tools/args.h"
 #include "tools/io.h"
@@ -29,10 +30,11 @@ int run(const CommonOptions& options) {
   }
   print(
       fmt::format("CPU       {}\nfeatures  {}\nkernels   {} (this machine runs {})\nthreads   {}\n"
-                  "memory    {}, {} available\nCUDA      built without CUDA\n",
+                  "memory    {}, {} available\nCUDA      {}\n",
                   cpu_name(), features_text(), chosen.isa, runnable,
                   options.threads > 0 ? options.threads : default_thread_count(),
-                  megabytes(memory_field("MemTotal")), megabytes(memory_field("MemAvailable"))));
+                  megabytes(memory_field("MemTotal")), megabytes(memory_field("MemAvailable")),
+                  describe_cuda()));
   return kExitOk;
 }
 

@@ -57,9 +57,8 @@ void run_step(const LoadedModel& loaded, Batch& batch, KvCache& kv, LogitsFile& 
     for (std::int64_t row = begin; row < end; ++row) {
       batch.logit_rows.push_back(static_cast<std::int32_t>(row));
     }
-    model.head(batch, *loaded.ws);
-    const std::size_t n = batch.logit_rows.size() * vocab;
-    out.write({loaded.ws->logits.get<float>(n), n});
+    run_head(model, batch, *loaded.ws);
+    out.write(loaded.ws->logits_on_host(batch.logit_rows.size() * vocab));
   }
   batch.clear();
 }
@@ -68,7 +67,8 @@ void run_batch(const LoadedModel& loaded, const IdBatch& ids, KvType type, Logit
   const auto pages =
       static_cast<std::int64_t>((ids.front().size() + kPageTokens - 1) / kPageTokens);
   const auto n_sequences = static_cast<std::int32_t>(ids.size());
-  KvCache kv(kv_shape(loaded.model->info(), type), n_sequences * pages * kPageTokens, n_sequences);
+  KvCache kv(kv_shape(loaded.model->info(), type), n_sequences * pages * kPageTokens, n_sequences,
+             *loaded.ws->backend);
   Batch batch;
   for (std::int32_t s = 0; s < n_sequences; ++s) {
     std::int32_t position = 0;
@@ -79,7 +79,8 @@ void run_batch(const LoadedModel& loaded, const IdBatch& ids, KvType type, Logit
 
 void run_sequences(const LoadedModel& loaded, const IdBatch& ids, KvType type, bool by_token,
                    bool quiet, LogitsFile& out) {
-  KvCache kv(kv_shape(loaded.model->info(), type), static_cast<std::int64_t>(ids.front().size()));
+  KvCache kv(kv_shape(loaded.model->info(), type), static_cast<std::int64_t>(ids.front().size()), 1,
+             *loaded.ws->backend);
   Batch batch;
   Progress progress("logits", quiet);
   for (std::size_t s = 0; s < ids.size(); ++s) {

@@ -53,7 +53,7 @@ struct Options {
   std::optional<double> rate, scale_rate;
   std::string learned_codes;
   std::string search, target;
-  std::optional<std::int64_t> steps, matched, local, patience;
+  std::optional<std::int64_t> steps, together, ranked, matched, local, patience;
   std::vector<std::string> moves, couplings;
   std::optional<double> alpha, early, scale_step, rotate_step;
   std::int64_t checkpoint_every = 100;
@@ -74,15 +74,17 @@ bool among(const std::vector<std::string>& names, const char* name) {
 }
 
 void set_search(const Options& options, SearchOptions& search) {
-  const bool given = options.steps || options.matched || options.local || options.patience ||
-                     !options.target.empty() || options.alpha || options.early ||
-                     options.scale_step || options.rotate_step || !options.moves.empty() ||
-                     !options.couplings.empty();
+  const bool given = options.steps || options.together || options.ranked || options.matched ||
+                     options.local || options.patience || !options.target.empty() ||
+                     options.alpha || options.early || options.scale_step || options.rotate_step ||
+                     !options.moves.empty() || !options.couplings.empty();
   if (given && options.search.empty() && search.steps == 0) {
     throw_error(ErrorCode::bad_request, "the flags of a search need --search invarexplore");
   }
   if (!options.search.empty() && search.steps == 0) search.steps = kDefaultSearchSteps;
   set_if(search.steps, options.steps);
+  set_if(search.together, options.together);
+  set_if(search.ranked, options.ranked);
   set_if(search.matched, options.matched);
   set_if(search.local, options.local);
   set_if(search.patience, options.patience);
@@ -262,6 +264,15 @@ int run(const Options& options) {
   quantization.recipe = to_recipe(options);
   quantization.threads = options.common.threads;
   quantization.isa = options.common.isa;
+  quantization.device = options.common.device;
+  std::string notice;
+  if (options.common.device == "auto") {
+    quantization.device = "cpu";
+    const bool runs = !quantization.recipe.calibration.file.empty();
+    if (runs && !open_device(options.common, notice)->shares_host_memory()) {
+      quantization.device = "cuda";
+    }
+  }
   quantization.overwrite = options.force;
   quantization.dry_run = options.dry_run;
   quantization.resume = options.resume;
@@ -299,6 +310,7 @@ int run(const Options& options) {
   }
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (!options.common.quiet && !notice.empty()) note(notice);
   if (!options.common.quiet) note_result(options, result, seconds, peak);
   if (!options.report.empty() && !options.dry_run) write_report(options, seconds, peak);
   if (options.json) print_json(options, result, seconds, peak);
@@ -471,8 +483,17 @@ void add_search_options(CLI::App& sub, Options& options) {
   const auto add = [&](const char* name, auto& value, const char* help) {
     return sub.add_option(name, value, help);
   };
-  add("--steps", options.steps, "of the search; default 1000")
+  add("--steps", options.steps, "of the search; default 100")
       ->check(in_range(1, 1 << 30))
+      ->type_name("N");
+  add("--together", options.together,
+      "layers that a step changes; default: as many as hold 134 million weights")
+      ->check(in_range(1, 1 << 20))
+      ->type_name("N");
+  add("--ranked", options.ranked,
+      "proposals for each layer, of which the loss's derivatives choose; 0: one, unchosen; "
+      "default 8")
+      ->check(in_range(0, 1 << 20))
       ->type_name("N");
   add("--moves", options.moves, "perm, scale, rot; default all")
       ->delimiter(',')
@@ -485,8 +506,8 @@ void add_search_options(CLI::App& sub, Options& options) {
       ->check(one_of({"ffn", "vo", "qk", "norm"}))
       ->type_name("A,B,...");
   add("--target", options.target,
-      "what next tokens are compared with: the text's own (default), or what the full-precision "
-      "model expects (teacher)")
+      "what next tokens are compared with: what the full-precision model expects (teacher, "
+      "default), or the text's own")
       ->check(one_of({"text", "teacher"}))
       ->type_name("TARGET");
   add("--match-layers", options.matched,
@@ -513,8 +534,8 @@ void add_search_options(CLI::App& sub, Options& options) {
       ->check(CLI::Range(0.0, 10.0))
       ->type_name("S");
   add("--patience", options.patience,
-      "stop after so many steps without a lower loss on held-out text; default: never")
-      ->check(in_range(1, 1 << 30))
+      "stop after so many steps without a lower loss on held-out text; 0: never; default 20")
+      ->check(in_range(0, 1 << 30))
       ->type_name("N");
   add("--checkpoint-every", options.checkpoint_every,
       "steps after which the model so far is saved in OUT.gguf.work")

@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
 # Everything about CUDA that needs a real GPU, in one command: builds, runs the CUDA tests on the
-# device, again under compute-sanitizer where it is installed, and the benchmark beside cuBLAS.
-# What it finds goes to the terminal and below the mark in docs/gpu.md.
+# device, again under compute-sanitizer where it is installed, the kernels beside cuBLAS, and whole
+# models of LLaMA-2-7B's shape in every width. What it finds goes to the terminal and below the
+# mark in docs/gpu.md.
 #
-#   tools/gpu_check.sh [--no-build FOLDER] [-o FILE]
+#   tools/gpu_check.sh [--no-build FOLDER] [--no-models] [-o FILE]
 #
-# --no-build: FOLDER holds test_cuda and cuda_bench already.
+# --no-build: FOLDER holds the programs already.
+# --no-models: leaves out the whole models (20 GB of disk, some ten minutes).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-build=1 folder=build/cuda output=docs/gpu.md
+build=1 models=1 folder=build/cuda output=docs/gpu.md
 while [ $# -gt 0 ]; do
   case $1 in
     --no-build) build=0 folder=${2:?--no-build needs a folder} && shift 2 ;;
+    --no-models) models=0 && shift ;;
     -o) output=${2:?-o needs a file} && shift 2 ;;
     *) echo "gpu_check.sh: unknown argument '$1'" >&2 && exit 2 ;;
   esac
@@ -21,34 +24,82 @@ done
 command -v nvidia-smi > /dev/null || { echo "gpu_check.sh: no nvidia-smi: no NVIDIA driver here" >&2; exit 1; }
 if [ "$build" = 1 ]; then
   cmake --preset cuda -DTENFOLD_BENCH=ON
-  cmake --build --preset cuda --target test_cuda cuda_bench
+  cmake --build --preset cuda --target test_cuda test_cuda_backend cuda_bench make_synthetic tenfold
 fi
-tests=$(find "$folder" -name test_cuda -type f | head -n 1)
-bench=$(find "$folder" -name cuda_bench -type f | head -n 1)
-[ -n "$tests" ] && [ -n "$bench" ] || { echo "gpu_check.sh: no test_cuda and cuda_bench under $folder" >&2; exit 1; }
-
-found=$(mktemp)
-trap 'rm -f "$found"' EXIT
-sanitize() {  # tool, filter of tests
-  command -v compute-sanitizer > /dev/null || { echo "- compute-sanitizer $1: NOT RUN, not installed"; return; }
-  compute-sanitizer --tool "$1" --error-exitcode 9 "$tests" --gtest_brief=1 --gtest_filter="$2" > "$found.log" 2>&1 ||
-    { cat "$found.log" >&2; echo "gpu_check.sh: compute-sanitizer $1 found errors" >&2; exit 1; }
-  echo "- compute-sanitizer $1, $(grep -o '[0-9]* tests\? from' "$found.log" | head -n 1 | cut -d' ' -f1) tests: no errors"
+program() {
+  local path
+  path=$(find "$folder" -name "$1" -type f | head -n 1)
+  [ -n "$path" ] || { echo "gpu_check.sh: no $1 under $folder" >&2; exit 1; }
+  echo "$path"
 }
+tests=$(program test_cuda) backend_tests=$(program test_cuda_backend) bench=$(program cuda_bench)
+TENFOLD_CUDA_MODULE=$(program libtenfold_cuda.so)
+export TENFOLD_CUDA_MODULE
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+test_all() { # program
+  "$1" --gtest_brief=1 > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+  ! grep -q 'NOT TESTED' "$work/log" || { cat "$work/log" >&2; exit 1; }
+  echo "- $(basename "$1"): $(tail -n 1 "$work/log")"
+}
+sanitize() { # tool, program, filter of tests
+  command -v compute-sanitizer > /dev/null || { echo "- compute-sanitizer $1: NOT RUN, not installed"; return; }
+  compute-sanitizer --tool "$1" --error-exitcode 9 "$2" --gtest_brief=1 --gtest_filter="$3" > "$work/log" 2>&1 ||
+    { cat "$work/log" >&2; echo "gpu_check.sh: compute-sanitizer $1 found errors" >&2; exit 1; }
+  echo "- compute-sanitizer $1 of $(basename "$2"), $(grep -o '[0-9]* tests\? from' "$work/log" | head -n 1 | cut -d' ' -f1) tests: no errors"
+}
+
+# tokens/s of a file, one row of the table: what the model is, prefill, decode of 1, 4 and 16 sequences.
+model_row() { # label, file
+  "$(program tenfold)" bench --device cuda --tune --no-limits --quiet -o json -p 512 -n 128 -r 3 -m "$2" |
+    python3 -c '
+import json, sys
+b = json.load(sys.stdin)
+cells = ["%.0f" % b["prefill"][0]["tok_s"]] + ["%.1f" % d["tok_s"] for d in b["decode"]]
+print("| %s | %.2f | %.0f | %s |" % (sys.argv[1], b["bits_per_weight"], b["weight_bytes"] / 2**20, " | ".join(cells)))
+' "$1"
+}
+# The shape in f16 (cuBLAS) and in every width; as llama.cpp runs it where its CUDA build is there
+# (LLAMA_BENCH names its llama-bench).
+whole_models() {
+  local tenfold source width
+  tenfold=$(program tenfold) source="$work/f16.gguf"
+  "$(program make_synthetic)" --shape llama2-7b -o "$source" > /dev/null
+  echo
+  echo "LLaMA-2-7B's shape with random weights, tokens a second (\`tenfold bench --device cuda\`):"
+  echo
+  echo "| weights | bits | MiB a step | prefill of 512 | decode, 1 | 4 | 16 |"
+  echo "|---|---|---|---|---|---|---|"
+  model_row "f16 (cuBLAS)" "$source"
+  for width in 4 3 2 1; do
+    "$tenfold" quantize --quiet -m "$source" -o "$work/q.gguf" --bits $width --group 128 --force > /dev/null
+    model_row "q$width g128" "$work/q.gguf"
+  done
+  if [ -n "${LLAMA_BENCH:-}" ]; then
+    echo
+    "$LLAMA_BENCH" -m "$source" -ngl 99 -p 512 -n 128 -r 3 -o md 2> /dev/null
+  else
+    echo
+    echo "llama.cpp: NOT RUN, LLAMA_BENCH does not name a llama-bench with CUDA."
+  fi
+}
+
 {
   echo "$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -n 1), $(date +%F)"
   echo
-  echo "- test_cuda: $("$tests" --gtest_brief=1 2>&1 | tee "$found.log" | tail -n 1)"
-  grep -q 'FAILED\|NOT TESTED' "$found.log" && { cat "$found.log" >&2; exit 1; }
-  sanitize memcheck '*'
-  sanitize racecheck '*-*ManyRows*'
+  test_all "$tests"
+  test_all "$backend_tests"
+  sanitize memcheck "$tests" '*'
+  sanitize memcheck "$backend_tests" '*'
+  sanitize racecheck "$tests" '*-*ManyRows*'
   echo
   "$bench"
-} | tee "$found"
-rm -f "$found.log"
+  [ "$models" = 0 ] || whole_models
+} | tee "$work/found"
 
 if [ -f "$output" ]; then
   sed -i '/^<!-- gpu_check -->$/,$d' "$output"
 fi
-{ echo '<!-- gpu_check -->'; cat "$found"; } >> "$output"
+{ echo '<!-- gpu_check -->'; cat "$work/found"; } >> "$output"
 echo "Written to $output"

@@ -6,6 +6,7 @@
 #include <array>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 
@@ -98,6 +99,17 @@ void note_clipped(std::int64_t count, std::string_view way_out) {
   if (count == 0) return;
   note(fmt::format("{} values lie outside F16's range and were written as +-65504{}{}.", count,
                    way_out.empty() ? "" : "; ", way_out));
+}
+
+std::filesystem::path user_folder(const char* variable, const char* in_home) {
+  const auto value_of = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::filesystem::path(value ? value : "");
+  };
+  const std::filesystem::path folder = value_of(variable);
+  if (folder.is_absolute()) return folder / "tenfold";
+  const std::filesystem::path home = value_of("HOME");
+  return home.empty() ? home : home / in_home / "tenfold";
 }
 
 std::string read_text(const std::string& path) {

@@ -23,6 +23,10 @@ void note(std::string_view text);
 // Says so where values lay outside F16's range. way_out: "--type f32 keeps them"; may be empty.
 void note_clipped(std::int64_t count, std::string_view way_out);
 
+// tenfold's folder of a kind of files of the user: in the folder that the variable names, else in
+// one of the home folder (".cache"); empty where there is neither.
+std::filesystem::path user_folder(const char* variable, const char* in_home);
+
 // The whole file as text; "-" is standard input. Not UTF-8 is bad_file (bad_request for standard
 // input), naming the byte.
 std::string read_text(const std::string& path);

@@ -12,6 +12,8 @@
 #include <system_error>
 #include <utility>
 
+#include "tools/io.h"
+
 namespace tenfold {
 
 struct LineEditor::Terminal {
@@ -134,14 +136,8 @@ void LineEditor::remember(const std::string& line) {
 }
 
 std::filesystem::path default_history_file() {
-  const auto variable = [](const char* name) {
-    const char* value = std::getenv(name);
-    return std::filesystem::path(value ? value : "");
-  };
-  const std::filesystem::path state = variable("XDG_STATE_HOME");
-  if (state.is_absolute()) return state / "tenfold" / "history";
-  const std::filesystem::path home = variable("HOME");
-  return home.empty() ? home : home / ".local" / "state" / "tenfold" / "history";
+  const std::filesystem::path folder = user_folder("XDG_STATE_HOME", ".local/state");
+  return folder.empty() ? folder : folder / "history";
 }
 
 }  // namespace tenfold

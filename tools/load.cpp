@@ -52,10 +52,9 @@ void note_model(const LoadedModel& loaded, std::int64_t context, KvType kv) {
 }  // namespace
 
 LoadedModel load(const CommonOptions& options, std::int64_t context, KvType kv) {
-  check_device(options);
   LoadedModel loaded;
-  loaded.ws = std::make_unique<Workspace>(
-      make_cpu_backend({options.threads, options.isa, options.activations}));
+  std::string notice;
+  loaded.ws = std::make_unique<Workspace>(open_device(options, notice));
   const auto source = std::make_shared<const ModelSource>(options.model);
   const Family& family = find_family(*source);
   const ModelSize size = measure(family, read_spec(family, *source), *source);
@@ -64,7 +63,9 @@ LoadedModel load(const CommonOptions& options, std::int64_t context, KvType kv) 
   if (!options.quiet) note_copies(size);
   loaded.tokenizer = load_tokenizer(*source);
   loaded.model = load_model(source);
-  if (!options.quiet) note_model(loaded, context, kv);
+  if (options.quiet) return loaded;
+  if (!notice.empty()) note(notice);
+  note_model(loaded, context, kv);
   return loaded;
 }
 

@@ -215,12 +215,11 @@ void store_row(const KernelTable& kernels, const KvLayer& kv, std::byte* share, 
 
 }  // namespace
 
-void CpuBackend::store_kv(const KvLayer& kv, const TokenPlaces& places, const float* k,
-                          const float* v) {
+void CpuBackend::store_kv(const KvLayer& kv, const float* k, const float* v) {
   const std::size_t share = kv_share_bytes(kv.type, kv.head_dim);
-  for (std::size_t t = 0; t < places.positions.size(); ++t) {
-    const std::int64_t position = places.positions[t];
-    const auto page = static_cast<std::size_t>(places.page_tables[t][position / kPageTokens]);
+  for (std::size_t t = 0; t < places_.positions.size(); ++t) {
+    const std::int64_t position = places_.positions[t];
+    const auto page = static_cast<std::size_t>(places_.page_tables[t][position / kPageTokens]);
     for (std::int64_t h = 0; h < kv.kv_heads; ++h) {
       const std::size_t to = page * kv.page_bytes + static_cast<std::size_t>(h) * share;
       const std::int64_t from = (static_cast<std::int64_t>(t) * kv.kv_heads + h) * kv.head_dim;
@@ -230,10 +229,10 @@ void CpuBackend::store_kv(const KvLayer& kv, const TokenPlaces& places, const fl
   }
 }
 
-void CpuBackend::attention(const KvLayer& kv, const TokenPlaces& places, const float* q,
-                           std::int64_t heads, float scale, float* out) {
-  make_tiles(places, std::max<std::int64_t>(1, kMaxQueries / 2 / (heads / kv.kv_heads)), tiles_);
-  const Task task{*kernels_, kv, places, tiles_, q, out, heads, scale};
+void CpuBackend::attention(const KvLayer& kv, const float* q, std::int64_t heads, float scale,
+                           float* out) {
+  make_tiles(places_, std::max<std::int64_t>(1, kMaxQueries / 2 / (heads / kv.kv_heads)), tiles_);
+  const Task task{*kernels_, kv, places_, tiles_, q, out, heads, scale};
   std::int64_t most_chunks = 0;
   for (std::int64_t i = 0; i < std::ssize(tiles_); ++i) {
     most_chunks = std::max(most_chunks, task.chunks(i));

@@ -84,14 +84,21 @@ void CpuBackend::relu(float* x, std::int64_t n) {
   });
 }
 
-void CpuBackend::embed_rows(const MatrixView& table, std::span<const std::int32_t> ids, float* y,
-                            bool accumulate) {
+void CpuBackend::embed_rows(const MatrixView& table, const std::int32_t* ids, std::int64_t tokens,
+                            float* y, bool accumulate) {
   float* row = scratch_[0].get<float>(static_cast<std::size_t>(table.cols));
-  for (std::size_t t = 0; t < ids.size(); ++t) {
-    float* out = y + static_cast<std::int64_t>(t) * table.cols;
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    float* out = y + t * table.cols;
     dequantize_row(table, ids[t], accumulate ? row : out);
     if (!accumulate) continue;
     for (std::int64_t c = 0; c < table.cols; ++c) out[c] += row[c];
+  }
+}
+
+void CpuBackend::gather_rows(const float* x, const std::int32_t* rows, std::int64_t n,
+                             std::int64_t dim, float* y) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    std::memcpy(y + i * dim, x + rows[i] * dim, static_cast<std::size_t>(dim) * sizeof(float));
   }
 }
 

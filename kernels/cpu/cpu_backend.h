@@ -27,14 +27,16 @@ class CpuBackend : public Backend {
                   std::int64_t tokens, std::int64_t dim, float* y) override;
   void rope(float* x, const float* cos, const float* sin, std::int64_t tokens, std::int64_t heads,
             std::int64_t head_dim, bool interleaved) override;
-  void store_kv(const KvLayer& kv, const TokenPlaces& places, const float* k,
-                const float* v) override;
-  void attention(const KvLayer& kv, const TokenPlaces& places, const float* q, std::int64_t heads,
-                 float scale, float* out) override;
+  void place(const TokenPlaces& places) override { places_ = places; }
+  void store_kv(const KvLayer& kv, const float* k, const float* v) override;
+  void attention(const KvLayer& kv, const float* q, std::int64_t heads, float scale,
+                 float* out) override;
   void silu_mul(float* gate, const float* up, std::int64_t n) override;
   void relu(float* x, std::int64_t n) override;
-  void embed_rows(const MatrixView& table, std::span<const std::int32_t> ids, float* y,
+  void embed_rows(const MatrixView& table, const std::int32_t* ids, std::int64_t tokens, float* y,
                   bool accumulate) override;
+  void gather_rows(const float* x, const std::int32_t* rows, std::int64_t n, std::int64_t dim,
+                   float* y) override;
   void nll(const float* logits, std::int64_t vocab, std::span<const std::int32_t> targets,
            double* nll) override;
 
@@ -72,6 +74,7 @@ class CpuBackend : public Backend {
 
   const KernelTable* kernels_;
   Activations activations_;
+  TokenPlaces places_;
   ThreadPool pool_;
   std::vector<Scratch> scratch_;  // one a thread
   Scratch partials_;

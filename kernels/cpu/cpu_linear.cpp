@@ -13,8 +13,6 @@ namespace {
 constexpr std::size_t kChunkBytes = 256u
                                     << 10;  // of weights a thread takes at a time when decoding
 constexpr std::int64_t kRowStep = kPackedPanels * kPanelRows;
-// Where the default mode spends a second code: docs/design.md, "What int8 activations cost".
-constexpr float kOutlier = 4.0f;
 constexpr std::int64_t kPrepareAlone = 4;  // tokens up to which the input is prepared by one thread
 
 WeightType weight_type(Format format) {
@@ -85,7 +83,7 @@ const PreparedInput& CpuBackend::prepared_for(const MatrixView& weight, std::int
   p.n_bands = static_cast<int>(bands.size());
   p.input.tokens = tokens;
   p.input.planes = 2;
-  p.input.outlier = activations_ == Activations::int8x2 ? 0.0f : kOutlier;
+  p.input.outlier = outlier_threshold(activations_);
   p.input.dwords = p.input.blocks = 0;
   for (std::size_t b = 0; b < bands.size(); ++b) {
     PreparedBand& input = bands[b].input;

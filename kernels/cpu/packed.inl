@@ -427,8 +427,9 @@ static void widen_chunk(const PackedBand& band, std::int64_t panel, std::int64_t
   }
 }
 
-// One activation block of P widened panels for T tokens; acc: [T][P][16].
-template <int bits, int P, int T>
+// One activation block of P of `all_panels` widened panels for T of `all_tokens`;
+// acc: [all_tokens][all_panels][16].
+template <int bits, int P, int T, int all_panels, int all_tokens>
 [[gnu::always_inline]] static inline void widened_block(const std::uint8_t* bytes, int steps,
                                                         const std::int8_t* x, const float* scale,
                                                         const float* min, const float* block_scale,
@@ -448,7 +449,7 @@ template <int bits, int P, int T>
       unroll<T>([&](auto t) __attribute__((always_inline)) {
         unroll<P>([&](auto p) __attribute__((always_inline)) {
           accumulate(dots[decltype(p)::value][decltype(t)::value], codes[decltype(p)::value],
-                     x + (k * T + decltype(t)::value) * 4);
+                     x + (k * all_tokens + decltype(t)::value) * 4);
         });
       });
     }
@@ -466,7 +467,7 @@ template <int bits, int P, int T>
     }
     unroll<T>([&](auto t) __attribute__((always_inline)) {
       constexpr int i = decltype(t)::value;
-      float* at = acc + (i * P + panel) * kPanelRows;
+      float* at = acc + (i * all_panels + panel) * kPanelRows;
       F32 sums[kVectors];
       for (int v = 0; v < kVectors; ++v) sums[v] = load(at + v * F32::width);
       add_block(dots[panel][i], s, m, block_scale[i], block_sum[i], sums);
@@ -479,6 +480,8 @@ template <int bits, int P, int T>
 template <int bits, int P, int T>
 static void widened_tile(const PackedBand& band, const Widened& weights, std::int64_t begin,
                          std::int64_t end, const Tile<T>& tile, float* acc) {
+  constexpr int panels = P * T <= kDots<bits> ? P : 1;
+  constexpr int tokens = T <= kDots<bits> / panels ? T : kDots<bits> / panels;
   const PreparedBand& input = band.input;
   std::int64_t b = 0;
   for (std::int64_t col = begin; col < end; col += input.block, ++b) {
@@ -489,11 +492,18 @@ static void widened_tile(const PackedBand& band, const Widened& weights, std::in
     const int planes = tile.planes(block);
     for (int plane = 0; plane < planes; ++plane) {
       const std::int64_t at = (plane * tile.blocks + block) * T;
-      widened_block<bits, P, T>(weights.bytes + (col - begin) / 4 * kLineBytes, steps,
-                                tile.codes + (plane * tile.dwords + input.dword + col / 4) * T * 4,
-                                weights.scale + b * P * kPanelRows,
-                                weights.min + b * P * kPanelRows, tile.scale + at, tile.sum + at,
-                                acc);
+      const std::int8_t* x = tile.codes + (plane * tile.dwords + input.dword + col / 4) * T * 4;
+      unroll<P / panels>([&](auto i) __attribute__((always_inline)) {
+        constexpr int p = decltype(i)::value * panels;
+        const std::int64_t rows = (b * P + p) * kPanelRows;
+        unroll<T / tokens>([&](auto j) __attribute__((always_inline)) {
+          constexpr int t = decltype(j)::value * tokens;
+          widened_block<bits, panels, tokens, P, T>(
+              weights.bytes + p * kChunkCols * kPanelRows + (col - begin) / 4 * kLineBytes, steps,
+              x + t * 4, weights.scale + rows, weights.min + rows, tile.scale + at + t,
+              tile.sum + at + t, acc + (t * P + p) * kPanelRows);
+        });
+      });
     }
   }
 }

@@ -47,12 +47,22 @@ static inline __m256i four_columns(const std::int8_t* x) {
   return _mm256_set1_epi32(dword);
 }
 
+// At once: products that wait for their turn would take registers from the sums, and a sum that is
+// kept in memory costs a store and a load of latency each step.
+static inline __m256i added(__m256i sum, __m256i products) {
+  sum = _mm256_add_epi16(sum, products);
+  asm volatile("" : "+x"(sum));
+  return sum;
+}
+
 template <int bits>
 struct Dots {
   __m256i wide[2];    // 32-bit sums
   __m256i narrow[2];  // 16-bit sums of pairs, not yet in `wide`
   __m256i high[2];    // the same of the high nibbles; codes of more than 4 bits only
 };
+template <int bits>
+static constexpr int kDots = bits > 4 ? 2 : 4;  // that registers hold beside what is multiplied
 template <int bits>
 static inline void clear(Dots<bits>& a) {
   for (int h = 0; h < 2; ++h) {
@@ -68,10 +78,10 @@ static inline void accumulate(Dots<bits>& a, Line codes, const std::int8_t* x) {
     if constexpr (bits > 4) {
       const __m256i low = bits_of<0, 15>(codes.v[h]);
       const __m256i high = bits_of<4, 15>(codes.v[h]);
-      a.narrow[h] = _mm256_add_epi16(a.narrow[h], _mm256_maddubs_epi16(low, four));
-      a.high[h] = _mm256_add_epi16(a.high[h], _mm256_maddubs_epi16(high, four));
+      a.narrow[h] = added(a.narrow[h], _mm256_maddubs_epi16(low, four));
+      a.high[h] = added(a.high[h], _mm256_maddubs_epi16(high, four));
     } else {
-      a.narrow[h] = _mm256_add_epi16(a.narrow[h], _mm256_maddubs_epi16(codes.v[h], four));
+      a.narrow[h] = added(a.narrow[h], _mm256_maddubs_epi16(codes.v[h], four));
     }
   }
 }

@@ -60,6 +60,8 @@ struct Dots {
   __m512i v;
 };
 template <int bits>
+static constexpr int kDots = 24;  // that registers hold beside what is multiplied
+template <int bits>
 static inline void clear(Dots<bits>& a) {
   a.v = _mm512_setzero_si512();
 }

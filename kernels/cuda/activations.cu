@@ -3,6 +3,7 @@
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/device_layout.h"
 #include "kernels/cuda/packed_overlap.cuh"
+#include "kernels/cuda/reduce.cuh"
 
 namespace tenfold::cuda {
 namespace {
@@ -52,15 +53,7 @@ __device__ float energy_of(const Args& a, const float* x) {
       for (const float value : v) sum = __fadd_rn(sum, __fmul_rn(value, value));
     }
   }
-  double total = sum;
-  for (int distance = 16; distance > 0; distance /= 2) {
-    total += __shfl_xor_sync(~0u, total, distance);
-  }
-  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = total;
-  __syncthreads();
-  total = 0;
-  for (unsigned i = 0; i < blockDim.x / 32; ++i) total += sums[i];
-  return static_cast<float>(total);
+  return static_cast<float>(block_reduce(double{sum}, Add{}, sums));
 }
 
 // One plane of a block that `lanes` lanes hold: steps of `step`.

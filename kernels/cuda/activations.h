@@ -18,6 +18,7 @@ namespace tenfold::cuda {
 struct ActivationBand {
   int col_begin = 0, cols = 0;
   int block = 0;  // columns of a block: 32, 64 or 128; the last may be shorter
+  bool operator==(const ActivationBand&) const = default;
 };
 
 // Device pointers, as in kernels/cpu/kernel_table.h.

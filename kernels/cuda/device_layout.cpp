@@ -12,18 +12,13 @@ void put_codes(Format format, const std::uint8_t* codes, int row, std::int64_t s
                std::int64_t segment_bytes, std::byte* panel) {
   const int bits = format_traits(format).bits;
   for (std::int64_t c = 0; c < segments * kSegmentCols; ++c) {
-    const auto in = static_cast<int>(c % kSegmentCols);
-    const int lane = row / 2 * 4 + in % 16 / 4;
-    const int place_of_quad = quad_place(in % 128 / 16);
     int before = 0;
     for (const Plane& plane : planes_of(format)) {
-      const int dword =
-          in / 128 * 2 * bits + 2 * (before + place_of_quad * plane.bits / 8) + row % 2;
-      const int place = (dword / 4 * 32 + lane) * 16 + dword % 4 * 4 + in % 4;
+      const CodePlace place =
+          code_place(bits, plane.bits, before, row, static_cast<int>(c % kSegmentCols));
       const unsigned code = codes[c] >> plane.shift & ((1u << plane.bits) - 1);
-      const int field = place_of_quad % (8 / plane.bits);
-      panel[c / kSegmentCols * segment_bytes + place] |=
-          static_cast<std::byte>(code << field * plane.bits);
+      panel[c / kSegmentCols * segment_bytes + place.byte] |=
+          static_cast<std::byte>(code << place.bit);
       before += plane.bits;
     }
   }
@@ -32,20 +27,15 @@ void put_codes(Format format, const std::uint8_t* codes, int row, std::int64_t s
 // Scale and minimum of one row and group, as entry `i` of a segment.
 void put_factors(const Band& band, std::int64_t groups, std::int64_t row, std::int64_t group, int i,
                  int block, std::byte* to) {
-  const std::int64_t in_panel = row % kPanelRows;
+  const auto in_panel = static_cast<int>(row % kPanelRows);
   const std::int64_t at = row / kPanelRows * groups + group;
-  const int per_segment = kSegmentCols / block;
-  const bool zero = band.min_kind == MinKind::zero;
-  const int min_bytes = zero ? 1 : band.min_kind == MinKind::f16 ? 2 : 0;
-  to += in_panel / 2 * 2 * per_segment * (2 + min_bytes);
-  const std::int64_t entry = 2 * i + in_panel % 2;
-  std::memcpy(to + entry * 2, band.scale + (at * kPanelRows + in_panel) * 2, 2);
-  to += 2 * per_segment * 2 + entry * min_bytes;
+  const FactorPlaces places = factor_places(block, static_cast<int>(band.min_kind), in_panel, i);
+  std::memcpy(to + places.scale, band.scale + (at * kPanelRows + in_panel) * 2, 2);
   if (band.min_kind == MinKind::f16) {
-    std::memcpy(to, band.min + (at * kPanelRows + in_panel) * 2, 2);
-  } else if (zero) {
+    std::memcpy(to + places.min, band.min + (at * kPanelRows + in_panel) * 2, 2);
+  } else if (band.min_kind == MinKind::zero) {
     const std::byte* zeros = band.min + at * 2 * format_traits(band.format).bits;
-    *to = static_cast<std::byte>(unpack_zero(band.format, zeros, static_cast<int>(in_panel)));
+    to[places.min] = static_cast<std::byte>(unpack_zero(band.format, zeros, in_panel));
   }
 }
 

@@ -73,6 +73,32 @@ TENFOLD_ANYWHERE constexpr int factor_bytes(int block, int min_kind) {
   return kSegmentCols / block * kPanelRows * (2 + (min_kind == 0 ? 1 : min_kind == 2 ? 2 : 0));
 }
 
+// Where the bits of one plane of a code stand: in a byte of the segment, from a bit on. bits: of
+// the format; plane_bits: of the plane; before: of the planes before it; in: column of the segment.
+struct CodePlace {
+  int byte, bit;
+};
+TENFOLD_ANYWHERE constexpr CodePlace code_place(int bits, int plane_bits, int before, int in_panel,
+                                                int in) {
+  const int lane = in_panel / 2 * 4 + in % 16 / 4;
+  const int quad = quad_place(in % 128 / 16);
+  const int dword = in / 128 * 2 * bits + 2 * (before + quad * plane_bits / 8) + in_panel % 2;
+  return {(dword / 4 * 32 + lane) * 16 + dword % 4 * 4 + in % 4,
+          quad % (8 / plane_bits) * plane_bits};
+}
+
+// Bytes from the beginning of a segment's factors to a row's scale and minimum for group i.
+struct FactorPlaces {
+  int scale, min;
+};
+TENFOLD_ANYWHERE constexpr FactorPlaces factor_places(int block, int min_kind, int in_panel,
+                                                      int i) {
+  const int entries = 2 * (kSegmentCols / block), entry = 2 * i + in_panel % 2;
+  const int min_bytes = min_kind == 0 ? 1 : min_kind == 2 ? 2 : 0;
+  const int begin = in_panel / 2 * entries * (2 + min_bytes);
+  return {begin + 2 * entry, begin + 2 * entries + min_bytes * entry};
+}
+
 struct DeviceWeights {
   std::vector<std::byte> segments;     // [panels][segments]
   std::vector<std::byte> row_factors;  // [panels] where a group is the whole row, else empty

@@ -34,6 +34,8 @@ struct DeviceInput {
   int cols = 0;                          // padded
 };
 
+// Of floats, segments are the elements [rows, cols]; block, segment_bytes and row_factors mean
+// nothing then. Products take packed ones only.
 struct DeviceBand {
   Format format = Format::q4;
   MinKind min_kind = MinKind::zero;

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "kernels/cpu/isa.h"
 #include "kernels/error.h"
 #include "quantizer/allocate/sensitivity.h"
 #include "quantizer/checkpoint.h"
@@ -86,15 +85,14 @@ class AllocationRun {
     endless.search.steps = std::min<std::int64_t>(endless.search.steps, 1);
     if (!options_.dry_run) {
       const auto start = options_.resume ? Checkpoint::Start::resume : Checkpoint::Start::fresh;
-      checkpoint_.emplace(
-          output_.string() + ".allocation",
-          run_identity(endless, calibration, spec_, tensors_, choose_kernels(options_.isa).isa),
-          start, options_.overwrite);
+      checkpoint_.emplace(output_.string() + ".allocation",
+                          run_identity(endless, calibration, spec_, tensors_, arithmetic(options_)),
+                          start, options_.overwrite);
     }
     const auto used = static_cast<std::size_t>(options_.recipe.allocate.sequences);
     if (calibration.sequences.size() > used) calibration.sequences.resize(used);
     const Objective::Resources resources{
-        pool_.size(), options_.isa,
+        device_options(options_, pool_.size()),
         checkpoint_ ? checkpoint_->folder() : std::filesystem::temp_directory_path(),
         options_.spill_above};
     SensitivityModel model(source_, calibration, options_.recipe, resources, [this] { report(); });

@@ -164,8 +164,8 @@ double SensitivityModel::measured_error(std::int64_t layer, float* sample) {
   return sum / static_cast<double>(tokens);
 }
 
-double SensitivityModel::final_loss(std::int64_t first) {
-  return (*objective_->trial(first) - objective_->loss()) * objective_->start().nll;
+double SensitivityModel::final_loss(std::int64_t first, std::int64_t last) {
+  return (*objective_->trial(first, last) - objective_->loss()) * objective_->start().nll;
 }
 
 LayerChoices SensitivityModel::measure(std::int64_t layer, const std::vector<Matrix>& matrices,
@@ -191,7 +191,7 @@ LayerChoices SensitivityModel::measure(std::int64_t layer, const std::vector<Mat
       std::vector<float> sampled(sample);
       const double error = measured_error(layer, sampled.data());
       const bool reference = by == Sensitivity::scaled && c == matrix.reference;
-      const double last = by == Sensitivity::final || reference ? final_loss(layer) : 0;
+      const double last = by == Sensitivity::final || reference ? final_loss(layer, layer) : 0;
       std::swap(dense.weight, made);
       if (reference && error > 0) scale = std::max(last, kLeastLoss) / error;
       choices.loss.push_back(by == Sensitivity::final ? std::max(last, kLeastLoss) : error);
@@ -229,7 +229,7 @@ double SensitivityModel::raise(std::span<Made> made) {
     }
   };
   swap_all();
-  const double raised = final_loss(made.front().layer);
+  const double raised = final_loss(made.front().layer, made.back().layer);
   swap_all();
   return raised;
 }

@@ -61,7 +61,7 @@ class SensitivityModel {
                                  ThreadPool& pool) const;
   std::vector<float> token_weights(std::int64_t layer, std::size_t sequence) const;
   double measured_error(std::int64_t layer, float* sample);
-  double final_loss(std::int64_t first);
+  double final_loss(std::int64_t first, std::int64_t last);
 
   Recipe recipe_;
   std::unique_ptr<Decoder> model_;

@@ -4,10 +4,10 @@
 #include <cmath>
 #include <cstring>
 
+#include "quantizer/transpose.h"
+
 namespace tenfold {
 namespace {
-
-constexpr std::int64_t kTile = 32;
 
 // Columns [begin, begin + n) of x [rows, ld], packed.
 void take_columns(const float* x, std::int64_t ld, std::int64_t begin, std::int64_t rows,
@@ -67,16 +67,8 @@ void Block::multiply(const float* a, const float* b, float* y, std::int64_t m, s
 const float* Block::transposed(Scratch& scratch, const float* x, std::int64_t rows,
                                std::int64_t cols) {
   float* out = scratch.get<float>(static_cast<std::size_t>(rows * cols));
-  pool_.run(static_cast<int>((cols + kTile - 1) / kTile), [&](int tile, int) {
-    const std::int64_t begin = tile * kTile;
-    const std::int64_t end = std::min(begin + kTile, cols);
-    for (std::int64_t first = 0; first < rows; first += kTile) {
-      const std::int64_t last = std::min(first + kTile, rows);
-      for (std::int64_t c = begin; c < end; ++c) {
-        for (std::int64_t r = first; r < last; ++r) out[c * rows + r] = x[r * cols + c];
-      }
-    }
-  });
+  const auto tiles = static_cast<int>((cols + kTransposeTile - 1) / kTransposeTile);
+  pool_.run(tiles, [&](int tile, int) { transpose_tile(x, rows, cols, tile, out); });
   return out;
 }
 
@@ -113,33 +105,34 @@ void Block::normalize(const Norm& norm, const float* x, float* y) {
   }
 }
 
-// dx += the gradient through the norm. With h = (x - mean) r and g = w dy:
-// dx = r (g - mean(g) - h mean(g h)), where RMSNorm knows no means of x and g.
-void Block::normalize_back(const Norm& norm, const float* x, const float* dy, float* dx) {
-  const bool layer = spec_.norm == NormKind::layer;
-  const auto n = static_cast<double>(spec_.dim);
-  pool_.run(static_cast<int>(tokens_), [&](int t, int) {
-    const float* row = x + t * spec_.dim;
-    const float* d_row = dy + t * spec_.dim;
+// With h = (x - mean) r and g = w dy: dx = r (g - mean(g) - h mean(g h)), where RMSNorm knows no
+// means of x and g.
+void norm_back(const DecoderSpec& spec, const Norm& norm, const float* x, const float* dy,
+               std::int64_t tokens, float* dx, ThreadPool& pool) {
+  const bool layer = spec.norm == NormKind::layer;
+  const auto n = static_cast<double>(spec.dim);
+  pool.run(static_cast<int>(tokens), [&](int t, int) {
+    const float* row = x + t * spec.dim;
+    const float* d_row = dy + t * spec.dim;
     double mean = 0;
-    for (std::int64_t c = 0; layer && c < spec_.dim; ++c) mean += static_cast<double>(row[c]) / n;
+    for (std::int64_t c = 0; layer && c < spec.dim; ++c) mean += static_cast<double>(row[c]) / n;
     double square = 0;
     double sum = 0;
     double along = 0;
-    for (std::int64_t c = 0; c < spec_.dim; ++c) {
+    for (std::int64_t c = 0; c < spec.dim; ++c) {
       const double h = static_cast<double>(row[c]) - mean;
       const auto g = static_cast<double>(norm.weight[static_cast<std::size_t>(c)] * d_row[c]);
       square += h * h;
       sum += g;
       along += g * h;
     }
-    const double r = 1.0 / std::sqrt(square / n + static_cast<double>(spec_.norm_eps));
+    const double r = 1.0 / std::sqrt(square / n + static_cast<double>(spec.norm_eps));
     const double mean_g = layer ? sum / n : 0.0;
     const double slope = along * r * r / n;
-    for (std::int64_t c = 0; c < spec_.dim; ++c) {
+    for (std::int64_t c = 0; c < spec.dim; ++c) {
       const double h = static_cast<double>(row[c]) - mean;
       const auto g = static_cast<double>(norm.weight[static_cast<std::size_t>(c)] * d_row[c]);
-      dx[t * spec_.dim + c] += static_cast<float>(r * (g - mean_g - h * slope));
+      dx[t * spec.dim + c] += static_cast<float>(r * (g - mean_g - h * slope));
     }
   });
 }
@@ -288,10 +281,16 @@ void Block::forward(const LayerWeights& layer, const BlockWeights& weights, cons
 }
 
 void Block::backward(const LayerWeights& layer, const BlockWeights& weights, const float* dy,
-                     const BlockGradients& dw) {
+                     const BlockGradients& dw, float* dx, const BlockGradients& squares) {
   const auto w = [&](LayerMatrix matrix) { return weights[index(matrix)]; };
   const auto gradient = [&](LayerMatrix matrix, const float* x, const float* d) {
-    product_back_weight(shape_of(spec_, matrix), x, d, dw[index(matrix)]);
+    const MatrixShape shape = shape_of(spec_, matrix);
+    if (dw[index(matrix)] != nullptr) product_back_weight(shape, x, d, dw[index(matrix)]);
+    float* sums = squares[index(matrix)];
+    if (sums == nullptr) return;
+    for (std::int64_t t = 0; t < tokens_; ++t, d += shape.rows) {
+      for (std::int64_t r = 0; r < shape.rows; ++r) sums[r] += d[r] * d[r];
+    }
   };
   const std::int64_t q_dim = spec_.heads * spec_.head_dim;
   const std::int64_t kv_dim = spec_.kv_heads * spec_.head_dim;
@@ -299,7 +298,7 @@ void Block::backward(const LayerWeights& layer, const BlockWeights& weights, con
   float* d_sum = get(d_sum_, spec_.dim);
   if (spec_.post_norm) {
     std::fill_n(d_sum, n, 0.0f);
-    normalize_back(layer.ffn_norm, get(mlp_sum_, spec_.dim), dy, d_sum);
+    norm_back(spec_, layer.ffn_norm, get(mlp_sum_, spec_.dim), dy, tokens_, d_sum, pool_);
   } else {
     std::memcpy(d_sum, dy, n * sizeof(float));
   }
@@ -336,11 +335,11 @@ void Block::backward(const LayerWeights& layer, const BlockWeights& weights, con
     product_back_input(w(LayerMatrix::gate), shape_of(spec_, LayerMatrix::gate), d_gate, d_in,
                        true);
   }
-  if (!spec_.post_norm) normalize_back(layer.ffn_norm, middle, d_in, d_middle);
-  // Attention. x needs no gradient, so neither do the sums it goes past.
+  if (!spec_.post_norm) norm_back(spec_, layer.ffn_norm, middle, d_in, tokens_, d_middle, pool_);
+  // Attention. d_middle becomes the gradient of what goes past it, too.
   if (spec_.post_norm) {
     std::fill_n(d_sum, n, 0.0f);
-    normalize_back(layer.attn_norm, get(attn_sum_, spec_.dim), d_middle, d_sum);
+    norm_back(spec_, layer.attn_norm, get(attn_sum_, spec_.dim), d_middle, tokens_, d_sum, pool_);
     d_middle = d_sum;
   }
   gradient(LayerMatrix::output, get(attended_, q_dim), d_middle);
@@ -354,6 +353,17 @@ void Block::backward(const LayerWeights& layer, const BlockWeights& weights, con
   gradient(LayerMatrix::q, attn_in, get(d_q_, q_dim));
   gradient(LayerMatrix::k, attn_in, get(d_k_, kv_dim));
   gradient(LayerMatrix::v, attn_in, get(d_v_, kv_dim));
+  if (dx == nullptr) return;
+  std::memcpy(dx, d_middle, n * sizeof(float));
+  float* d_attn_in = spec_.post_norm ? dx : d_in;
+  const std::pair<LayerMatrix, const float*> parts[] = {{LayerMatrix::q, get(d_q_, q_dim)},
+                                                        {LayerMatrix::k, get(d_k_, kv_dim)},
+                                                        {LayerMatrix::v, get(d_v_, kv_dim)}};
+  for (const auto& [matrix, d] : parts) {
+    const bool add = spec_.post_norm || matrix != LayerMatrix::q;
+    product_back_input(w(matrix), shape_of(spec_, matrix), d, d_attn_in, add);
+  }
+  if (!spec_.post_norm) norm_back(spec_, layer.attn_norm, x_, d_attn_in, tokens_, dx, pool_);
 }
 
 }  // namespace tenfold

@@ -29,6 +29,10 @@ struct MatrixShape {
 };
 MatrixShape shape_of(const DecoderSpec& spec, LayerMatrix matrix);
 
+// dx += the gradient through a norm of the model. All [tokens, dim].
+void norm_back(const DecoderSpec& spec, const Norm& norm, const float* x, const float* dy,
+               std::int64_t tokens, float* dx, ThreadPool& pool);
+
 class Block {
  public:
   Block(const DecoderSpec& spec, std::int64_t tokens, Backend& backend, ThreadPool& pool);
@@ -37,14 +41,20 @@ class Block {
   void forward(const LayerWeights& layer, const BlockWeights& weights, const float* x, float* y);
   // Of the last forward(). dy: [tokens, dim], the loss's gradient; dw: written.
   void backward(const LayerWeights& layer, const BlockWeights& weights, const float* dy,
-                const BlockGradients& dw);
+                const BlockGradients& dw) {
+    backward(layer, weights, dy, dw, nullptr, {});
+  }
+  // dx: written, too. squares: to each, [rows] of its matrix, the sum over tokens of the squares of
+  // the gradient with respect to the matrix's outputs is added. Those of dw and squares that are
+  // null are not wanted.
+  void backward(const LayerWeights& layer, const BlockWeights& weights, const float* dy,
+                const BlockGradients& dw, float* dx, const BlockGradients& squares);
 
  private:
   float* get(Scratch& scratch, std::int64_t cols) const {
     return scratch.get<float>(static_cast<std::size_t>(tokens_ * cols));
   }
   void normalize(const Norm& norm, const float* x, float* y);
-  void normalize_back(const Norm& norm, const float* x, const float* dy, float* dx);
   void rotate(float* x, std::int64_t heads, float direction);
   // y[m, n] = a[m, k] b[n, k]^T
   void multiply(const float* a, const float* b, float* y, std::int64_t m, std::int64_t n,

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
@@ -108,6 +109,17 @@ std::vector<Coupling> couplings_of(const DecoderSpec& spec) {
     couplings.push_back(norm_readers(norm, spec));
   }
   return couplings;
+}
+
+bool independent(const Coupling& a, const Coupling& b) {
+  const auto meets = [](const Coupling& making, const Coupling& reading) {
+    return std::ranges::any_of(making.makers, [&](const Coupling::Maker& maker) {
+      return std::ranges::any_of(reading.readers, [&](const Coupling::Reader& reader) {
+        return reader.matrix == maker.matrix;
+      });
+    });
+  };
+  return !meets(a, b) && !meets(b, a);
 }
 
 ChannelTransform::ChannelTransform(std::int64_t channels)

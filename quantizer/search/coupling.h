@@ -44,6 +44,9 @@ struct Coupling {
 // All couplings of a layer whose rows are in GGUF's order.
 std::vector<Coupling> couplings_of(const DecoderSpec& spec);
 
+// Whether neither makes rows of a matrix whose columns the other moves.
+bool independent(const Coupling& a, const Coupling& b);
+
 // Of one coupling, always of the source's channels: what is rounded is rounded to the source as
 // this has it, however many changes led there.
 struct ChannelTransform {

@@ -134,56 +134,139 @@ std::vector<std::vector<std::int64_t>> sorted_places(const Coupling& coupling,
   return result;
 }
 
-// What rounding the row [cols] to the nearest misses.
-double row_error(const float* row, const RowScreen::Maker& maker, const RowScreen& screen) {
+// A pair's rows, [2, cols] one after the other, and what rounding them misses.
+struct RoundedPair {
+  std::vector<float> values;
+  double missed = 0;
+};
+
+void round_row(const float* row, const RowScreen::Maker& maker, const RowScreen& screen,
+               RoundedPair& out) {
   const std::span<const float> importance =
       screen.weighted ? maker.power : std::span<const float>();
-  double missed = 0;
   for (const ColumnGroup& group : column_groups(*maker.layout)) {
     const Grid grid = fit_columns(row, group, *maker.layout, screen.range, importance);
     const int bits = group_bits(group, *maker.layout);
     for (std::int64_t c = group.begin; c < group.end; ++c) {
       std::uint8_t code = 0;
-      const float e = row[c] - nearest_value(row[c], grid, bits, code);
-      missed += static_cast<double>(maker.power[static_cast<std::size_t>(c)] * e * e);
+      out.values.push_back(nearest_value(row[c], grid, bits, code));
+      const float e = row[c] - out.values.back();
+      out.missed += static_cast<double>(maker.power[static_cast<std::size_t>(c)] * e * e);
     }
   }
-  return missed;
 }
 
-// Of both rows of a pair, [2, cols].
-double rows_error(const std::vector<float>& rows, const RowScreen::Maker& maker,
-                  const RowScreen& screen) {
+RoundedPair round_pair(const std::vector<float>& rows, const RowScreen::Maker& maker,
+                       const RowScreen& screen) {
   const float* a = rows.data();
   const float* b = a + screen.cols;
+  RoundedPair out;
   if (maker.compensation == nullptr) {
-    return row_error(a, maker, screen) + row_error(b, maker, screen);
+    round_row(a, maker, screen, out);
+    round_row(b, maker, screen, out);
+    return out;
   }
   const RowToCompensate both[] = {{a, {}}, {b, {}}};
-  const auto made = maker.compensation->round(
-      both, screen.range, screen.weighted ? maker.power : std::span<const float>());
-  return made[0].loss + made[1].loss;
+  out.values.resize(rows.size());
+  float* values = out.values.data();
+  for (const CompensatedRow& made : maker.compensation->round(
+           both, screen.range, screen.weighted ? maker.power : std::span<const float>())) {
+    out.missed += made.loss;
+    for (std::size_t t = 0; t < made.codes.size(); ++t) {
+      const Grid& grid = made.grids[maker.compensation->group_of_turn()[t]];
+      values[maker.compensation->columns()[t]] =
+          grid.scale * static_cast<float>(made.codes[t]) + grid.min;
+    }
+    values += screen.cols;
+  }
+  return out;
 }
 
-// Of the pair turned by the angle, over all makers.
-double pair_error(const RowScreen& screen, std::size_t pair, float angle) {
-  const auto cols = static_cast<std::size_t>(screen.cols);
-  const float cosine = std::cos(angle), sine = std::sin(angle);
-  std::vector<float> rows(2 * cols);
-  double error = 0;
-  for (const RowScreen::Maker& maker : screen.makers) {
-    const float* a = maker.rows + 2 * pair * cols;
-    const float* b = a + cols;
-    double held = 0;
-    for (std::size_t c = 0; c < cols; ++c) {
-      rows[c] = cosine * a[c] - sine * b[c];
-      rows[cols + c] = sine * a[c] + cosine * b[c];
-      held += static_cast<double>(maker.power[c] * (a[c] * a[c] + b[c] * b[c]));
-    }
-    if (held > 0) error += rows_error(rows, maker, screen) / held;
+// change M change^T.
+double moment_of(const float* change, const float* moments, std::size_t cols,
+                 std::vector<float>& scratch) {
+  scratch.assign(cols, 0.0f);
+  for (std::size_t i = 0; i < cols; ++i) {
+    const float* row = moments + i * cols;
+    for (std::size_t j = 0; j < cols; ++j) scratch[j] += change[i] * row[j];
   }
-  return error;
+  double sum = 0;
+  for (std::size_t j = 0; j < cols; ++j) sum += static_cast<double>(scratch[j] * change[j]);
+  return sum;
 }
+
+class TurnScreen {
+ public:
+  TurnScreen(const ChannelTransform& now, const RowScreen& screen)
+      : now_(now),
+        screen_(screen),
+        place_of_(now.order.size()),
+        slopes_(screen.makers.front().gradient != nullptr) {
+    for (std::size_t place = 0; place < now.order.size(); ++place) {
+      place_of_[static_cast<std::size_t>(now.order[place])] = place;
+    }
+  }
+
+  // Of the pair as accepted.
+  double start(std::size_t pair) const { return slopes_ ? 0.0 : error(pair, now_.angle[pair]); }
+  // Of the pair turned by the angle, over all makers.
+  double error(std::size_t pair, float angle) const {
+    const auto cols = static_cast<std::size_t>(screen_.cols);
+    const float cosine = std::cos(angle), sine = std::sin(angle);
+    std::vector<float> rows(2 * cols);
+    double error = 0;
+    for (const RowScreen::Maker& maker : screen_.makers) {
+      const float* a = maker.rows + 2 * pair * cols;
+      const float* b = a + cols;
+      double held = 0;
+      for (std::size_t c = 0; c < cols; ++c) {
+        rows[c] = cosine * a[c] - sine * b[c];
+        rows[cols + c] = sine * a[c] + cosine * b[c];
+        held += static_cast<double>(maker.power[c] * (a[c] * a[c] + b[c] * b[c]));
+      }
+      RoundedPair rounded = round_pair(rows, maker, screen_);
+      if (slopes_) {
+        error += predicted(maker, pair, angle - now_.angle[pair], rounded.values);
+      } else if (held > 0) {
+        error += rounded.missed / held;
+      }
+    }
+    return error;
+  }
+
+ private:
+  double predicted(const RowScreen::Maker& maker, std::size_t pair, float turn,
+                   std::vector<float>& rounded) const {
+    const auto cols = static_cast<std::size_t>(screen_.cols);
+    float* rows[] = {rounded.data(), rounded.data() + cols};
+    const float cosine = std::cos(turn), sine = std::sin(turn);
+    for (std::size_t c = 0; c < cols; ++c) {
+      const float a = rows[0][c], b = rows[1][c];
+      rows[0][c] = cosine * a + sine * b;
+      rows[1][c] = cosine * b - sine * a;
+    }
+    std::vector<float> scratch;
+    double sum = 0;
+    for (const std::size_t i : {0, 1}) {
+      const std::size_t channel = 2 * pair + i, place = place_of_[channel];
+      const float scale = power_of(now_.scale[channel], maker.scale_power);
+      const float* accepted = maker.accepted + place * cols;
+      const float* gradient = maker.gradient + place * cols;
+      for (std::size_t c = 0; c < cols; ++c) {
+        rows[i][c] = scale * rows[i][c] - accepted[c];
+        sum += static_cast<double>(gradient[c] * rows[i][c]);
+      }
+      sum += static_cast<double>(maker.curvature[place]) *
+             moment_of(rows[i], screen_.moments, cols, scratch);
+    }
+    return sum;
+  }
+
+  const ChannelTransform& now_;
+  const RowScreen& screen_;
+  std::vector<std::size_t> place_of_;  // of each channel
+  bool slopes_;
+};
 
 }  // namespace
 
@@ -271,16 +354,17 @@ std::optional<ChannelTransform> screened_move(const ChannelTransform& now, const
 std::optional<ChannelTransform> screened_turn(const ChannelTransform& now, const Coupling& coupling,
                                               const SearchOptions& options, const RowScreen& screen,
                                               StepRandom& random) {
+  const TurnScreen turns(now, screen);
   ChannelTransform next = now;
-  std::vector<double> errors(next.angle.size(), -1);
+  std::vector<std::optional<double>> errors(next.angle.size());
   bool changed = false;
   for (std::int64_t i = 0; i < options.local; ++i) {
     const auto pair =
         static_cast<std::size_t>(random.below(static_cast<std::uint64_t>(coupling.channels / 2)));
-    if (errors[pair] < 0) errors[pair] = pair_error(screen, pair, next.angle[pair]);
+    if (!errors[pair]) errors[pair] = turns.start(pair);
     const float angle = next.angle[pair] + static_cast<float>(kScreenedAngle * random.normal());
-    const double error = pair_error(screen, pair, angle);
-    if (!(error < errors[pair])) continue;
+    const double error = turns.error(pair, angle);
+    if (!(error < *errors[pair])) continue;
     errors[pair] = error;
     next.angle[pair] = angle;
     changed = true;

@@ -30,20 +30,29 @@ std::optional<ChannelTransform> screened_move(const ChannelTransform& now, const
 
 // What turning the pairs of a coupling does to its makers' rows: their square errors when rounded,
 // counted by the mean squares of their inputs, or with compensation by all second moments; relative
-// to what the pair holds.
+// to what the pair holds. Where the loss's derivatives are known, what they say of the rounded
+// rows, turned back.
 struct RowScreen {
   struct Maker {
     const float* rows;                           // the source's, of channel 0
     const MatrixView* layout;                    // of the matrix
     std::span<const float> power;                // mean squares of its inputs
     const Compensation* compensation = nullptr;  // of all columns; null: rounding to the nearest
+    // As accepted, of place 0: the rows, and the loss's derivatives with respect to them
+    // (loss_gradient.h). Null where these are not known.
+    const float* accepted = nullptr;
+    const float* gradient = nullptr;
+    const float* curvature = nullptr;
+    int scale_power = 0;  // Coupling::Maker's
   };
   std::vector<Maker> makers;
   std::int64_t cols = 0;
+  const float* moments = nullptr;  // second, of the inputs, [cols, cols]; with derivatives
   RangeKind range = RangeKind::mse;
   bool weighted = false;  // ranges, too
 };
-// options.local angles, pairs drawn at random, each kept where it lowers the error of its pair.
+// options.local angles, pairs drawn at random, each kept where it lowers the error of its pair, or
+// the loss by what the derivatives say.
 // nullopt where none did.
 std::optional<ChannelTransform> screened_turn(const ChannelTransform& now, const Coupling& coupling,
                                               const SearchOptions& options, const RowScreen& screen,

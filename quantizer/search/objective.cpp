@@ -6,8 +6,9 @@
 #include <numeric>
 #include <utility>
 
-#include "kernels/cpu/cpu_backend.h"
 #include "kernels/error.h"
+#include "quantizer/omniquant/block.h"
+#include "quantizer/roles.h"
 #include "runtime/files/spill.h"
 #include "runtime/score.h"
 
@@ -15,6 +16,7 @@ namespace tenfold {
 namespace {
 
 constexpr float kClamp = 100;
+constexpr std::size_t kRowsBack = 64;             // rows of gradients of logits held at a time
 constexpr std::size_t kFewestBeforeGivingUp = 4;  // sequences, for an estimate of their spread
 
 double mean_square(const float* a, const float* b, std::size_t n) {
@@ -55,9 +57,9 @@ Objective::Objective(const Decoder& model, const Decoder& teacher, const Calibra
       options_(options),
       held_out_(static_cast<std::size_t>(held_out)),
       busy_(std::move(busy)),
-      ws_(make_cpu_backend({resources.threads, resources.isa, Activations::int8})),
+      ws_(make_workspace(resources.device)),
       kv_(kv_shape(model.info(), KvType::f16),
-          static_cast<std::int64_t>(calibration.sequences.front().size())),
+          static_cast<std::int64_t>(calibration.sequences.front().size()), 1, *ws_.backend),
       matched_(matched_layers(model.info().layers, options.matched)),
       floats_(calibration.sequences.front().size() * static_cast<std::size_t>(model.info().dim)),
       accepted_(calibration.sequences.size()) {
@@ -76,6 +78,7 @@ Objective::Objective(const Decoder& model, const Decoder& teacher, const Calibra
   for (std::size_t s = 0; s < sequences; ++s) {
     run_teacher(teacher, s);
   }
+  ws_.backend->forget_all();
   for (std::size_t s = 0; s < sequences; ++s) {
     tried_.push_back(run(s, 0));
   }
@@ -99,9 +102,15 @@ void Objective::load(std::size_t sequence, std::int64_t layer) {
   std::int32_t position = 0;
   for (const TokenId id : calibration_.sequences[sequence]) batch_.add(id, position++, 0);
   if (layer > 0) {
-    std::memcpy(ws_.x.get<float>(floats_), stream(streams_, layer, sequence),
-                floats_ * sizeof(float));
+    ws_.set_stream({stream(streams_, layer, sequence), floats_});
   }
+}
+
+// Of the accepted model: its step goes on with that layer.
+void Objective::enter(std::size_t sequence, std::int64_t layer) {
+  load(sequence, layer);
+  begin_step(model_, batch_, kv_, ws_);
+  if (layer == 0) model_.embed(batch_, ws_);
 }
 
 void Objective::run_teacher(const Decoder& teacher, std::size_t sequence) {
@@ -124,11 +133,10 @@ void Objective::run_teacher(const Decoder& teacher, std::size_t sequence) {
   });
 }
 
-// Of the step just run: -log p of the text's next tokens; where there are soft targets, also calls
-// see(row of soft_, logits, log of their exponentials' sum) for each.
-std::vector<double> Objective::score(
-    const Decoder& model, std::size_t sequence,
-    const std::function<void(std::size_t, const float*, double)>& see) {
+// Of the step just run: -log p of the text's next tokens; also calls see for each, unless it is
+// empty.
+std::vector<double> Objective::score(const Decoder& model, std::size_t sequence,
+                                     const RowTap& see) {
   const std::vector<TokenId>& tokens = calibration_.sequences[sequence];
   std::vector<std::int32_t> rows(tokens.size() - 1);
   std::iota(rows.begin(), rows.end(), 0);
@@ -142,7 +150,7 @@ std::vector<double> Objective::score(
       see(sequence * rows.size() + first + r, row, log_sum);
     }
   };
-  score_rows(model, batch_, ws_, rows, targets, nll.data(), soft_ ? LogitsTap(each) : LogitsTap());
+  score_rows(model, batch_, ws_, rows, targets, nll.data(), see ? LogitsTap(each) : LogitsTap());
   return nll;
 }
 
@@ -161,10 +169,10 @@ SequenceLoss Objective::run(std::size_t sequence, std::int64_t first) {
   }
   if (!matched_.empty()) loss.mse /= static_cast<double>(matched_.size());
   double cross_entropy = 0;
-  const std::vector<double> nll =
-      score(model_, sequence, [&](std::size_t row, const float* logits, double log_sum) {
-        cross_entropy += soft_->cross_entropy(row, logits, log_sum);
-      });
+  const auto add = [&](std::size_t row, const float* logits, double log_sum) {
+    cross_entropy += soft_->cross_entropy(row, logits, log_sum);
+  };
+  const std::vector<double> nll = score(model_, sequence, soft_ ? RowTap(add) : RowTap());
   if (!soft_) cross_entropy = std::accumulate(nll.begin(), nll.end(), 0.0);
   loss.nll = cross_entropy / static_cast<double>(nll.size());
   layer_forwards_ += model_.info().layers - first;
@@ -206,8 +214,27 @@ bool Objective::hopeless(std::span<const SequenceLoss> so_far) const {
   return sum + left * sum / n > upper_quantile(options_.early) * spread;
 }
 
-std::optional<double> Objective::trial(std::int64_t first) {
+// What a device may have copied of layers that have changed since, or change back.
+void Objective::forget_layers(std::int64_t first, std::int64_t last) {
+  for (std::int64_t i = first; i <= last; ++i) {
+    const LayerWeights& layer = model_.weights().layers[static_cast<std::size_t>(i)];
+    for (const LayerNorm role : {LayerNorm::attn, LayerNorm::ffn}) {
+      ws_.backend->forget(norm_of(layer, role).weight.data());
+      ws_.backend->forget(norm_of(layer, role).bias.data());
+    }
+    for (std::size_t m = 0; m < kLayerMatrices; ++m) {
+      const Dense& dense = dense_of(layer, static_cast<LayerMatrix>(m));
+      ws_.backend->forget(dense.weight.view);
+      ws_.backend->forget(dense.bias.data());
+    }
+  }
+}
+
+std::optional<double> Objective::trial(std::int64_t first, std::int64_t last) {
+  forget_layers(trial_first_, trial_last_);
+  forget_layers(first, last);
   trial_first_ = first;
+  trial_last_ = last;
   tried_.clear();
   for (std::size_t s = 0; s < trained(); ++s) {
     tried_.push_back(run(s, first));
@@ -234,17 +261,88 @@ std::span<const float> Objective::output(std::int64_t layer, std::size_t sequenc
 }
 
 void Objective::run_layer(std::int64_t layer, const InputTap& tap, const LayerTap& after) {
+  forget_layers(layer, layer);
   ws_.input_tap = tap;
   for (std::size_t s = 0; s < trained(); ++s) {
     busy_();
-    load(s, layer);
-    begin_step(model_, batch_, kv_, ws_);
-    if (layer == 0) model_.embed(batch_, ws_);
+    enter(s, layer);
     model_.layer(layer, batch_, kv_, ws_);
     ++layer_forwards_;
-    if (after) after(s, {ws_.x.get<float>(floats_), floats_});
+    if (after) after(s, ws_.stream(floats_));
   }
   ws_.input_tap = {};
+  forget_layers(layer, layer);
+}
+
+std::vector<float> Objective::input(std::int64_t layer, std::size_t sequence) {
+  if (layer == 0) enter(sequence, 0);
+  const std::span<const float> x = layer == 0 ? ws_.stream(floats_) : output(layer - 1, sequence);
+  return {x.begin(), x.end()};
+}
+
+// Of a row's cross-entropy, d [vocab]; rows as score() counts them.
+void Objective::logits_back(std::size_t row, const float* logits, double log_sum, float* d) const {
+  if (soft_) {
+    soft_->gradient(row, logits, log_sum, d);
+    return;
+  }
+  const auto vocab = static_cast<std::size_t>(model_.info().vocab);
+  const std::size_t rows = calibration_.sequences.front().size() - 1;
+  for (std::size_t j = 0; j < vocab; ++j) d[j] = std::exp(logits[j] - static_cast<float>(log_sum));
+  d[calibration_.sequences[row / rows][row % rows + 1]] -= 1;
+}
+
+std::vector<float> Objective::head_back(std::size_t sequence, std::span<const float> turned_head,
+                                        ThreadPool& pool) {
+  busy_();
+  const DecoderSpec& spec = model_.spec();
+  enter(sequence, spec.layers);
+  const auto vocab = static_cast<std::size_t>(spec.vocab);
+  const auto dim = static_cast<std::size_t>(spec.dim);
+  const std::size_t rows = calibration_.sequences[sequence].size() - 1;
+  // Of the mean over rows and sequences, relative to the start.
+  const double part = start_.nll * static_cast<double>(rows * trained());
+  std::vector<float> d(floats_), d_normed(rows * dim), d_logits;
+  std::size_t done = 0;
+  const auto through_head = [&] {
+    const auto count = static_cast<std::int64_t>(d_logits.size() / vocab);
+    const Linear back{float_matrix(turned_head.data(), Format::f32, spec.dim, spec.vocab), nullptr,
+                      d_normed.data() + done * dim, spec.dim, false};
+    ws_.host().linear({&back, 1}, d_logits.data(), spec.vocab, count);
+    done += static_cast<std::size_t>(count);
+    d_logits.clear();
+  };
+  score(model_, sequence, [&](std::size_t row, const float* logits, double log_sum) {
+    if (d_logits.size() == kRowsBack * vocab) through_head();
+    d_logits.resize(d_logits.size() + vocab);
+    const std::span<float> of_row = std::span(d_logits).last(vocab);
+    logits_back(row, logits, log_sum, of_row.data());
+    for (float& value : of_row) value /= static_cast<float>(part);
+  });
+  through_head();
+  if (spec.final_norm) {
+    norm_back(spec, model_.weights().final_norm, output(spec.layers - 1, sequence).data(),
+              d_normed.data(), static_cast<std::int64_t>(rows), d.data(), pool);
+  } else {
+    std::copy(d_normed.begin(), d_normed.end(), d.begin());
+  }
+  return d;
+}
+
+void Objective::match_back(std::int64_t layer, std::size_t sequence, std::span<float> d) const {
+  if (!(start_.mse > 0)) return;
+  const double part = 2 * options_.alpha /
+                      (start_.mse * static_cast<double>(matched_.size()) *
+                       static_cast<double>(floats_) * static_cast<double>(trained()));
+  for (std::size_t i = 0; i < matched_.size(); ++i) {
+    if (matched_[i] != layer) continue;
+    const std::span<const float> x = output(layer, sequence);
+    const float* wanted = teacher_[i].as<float>() + sequence * floats_;
+    for (std::size_t j = 0; j < floats_; ++j) {
+      const float difference = x[j] - wanted[j];
+      if (std::fabs(difference) < kClamp) d[j] += static_cast<float>(part) * difference;
+    }
+  }
 }
 
 }  // namespace tenfold

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "kernels/buffer.h"
+#include "kernels/thread_pool.h"
 #include "models/decoder.h"
 #include "quantizer/calibration.h"
 #include "quantizer/search/options.h"
@@ -50,8 +51,7 @@ struct SequenceLoss {
 class Objective {
  public:
   struct Resources {
-    int threads = 1;
-    std::string isa;               // "": the best of this machine
+    DeviceOptions device;
     std::filesystem::path folder;  // of the streams, where they take more than:
     std::size_t spill_above = 0;   // bytes
   };
@@ -70,9 +70,9 @@ class Objective {
   // Layers run so far, times sequences.
   std::int64_t layer_forwards() const noexcept { return layer_forwards_; }
 
-  // The loss with the model's weights as they are now, which may differ from the accepted ones from
-  // layer `first` on; nullopt where it was given up early, being worse so far.
-  std::optional<double> trial(std::int64_t first);
+  // The loss with the model's weights as they are now, which may differ from the accepted ones in
+  // layers `first` ... `last`; nullopt where it was given up early, being worse so far.
+  std::optional<double> trial(std::int64_t first, std::int64_t last);
   // Makes the model that the last trial ran the accepted one.
   void accept();
 
@@ -83,19 +83,36 @@ class Objective {
   // What leaves a layer of the accepted model.
   std::span<const float> output(std::int64_t layer, std::size_t sequence) const;
   std::size_t sequences() const noexcept { return accepted_.size(); }
-  Backend& backend() const noexcept { return *ws_.backend; }
+  std::size_t trained() const noexcept { return accepted_.size() - held_out_; }
+  std::int64_t tokens() const noexcept {
+    return static_cast<std::int64_t>(calibration_.sequences.front().size());
+  }
+  // What enters a layer of the accepted model, [tokens, dim].
+  std::vector<float> input(std::int64_t layer, std::size_t sequence);
+  // The gradient of loss() with respect to what leaves the last layer, through the next tokens
+  // alone, [tokens, dim]; turned_head: [dim, vocab], what makes logits of what leaves the norm.
+  std::vector<float> head_back(std::size_t sequence, std::span<const float> turned_head,
+                               ThreadPool& pool);
+  // Adds to d its gradient through how what leaves `layer` matches.
+  void match_back(std::int64_t layer, std::size_t sequence, std::span<float> d) const;
+  // For operations on memory of the host.
+  Backend& host() const noexcept { return ws_.host(); }
 
  private:
+  // Called with a row of the calibration, its logits and the log of their exponentials' sum.
+  using RowTap = std::function<void(std::size_t, const float*, double)>;
+
+  void forget_layers(std::int64_t first, std::int64_t last);
   float* stream(const Buffer& of, std::int64_t layer, std::size_t sequence) const;
   SequenceLoss run(std::size_t sequence, std::int64_t first);
+  void logits_back(std::size_t row, const float* logits, double log_sum, float* d) const;
   void load(std::size_t sequence, std::int64_t layer);
+  void enter(std::size_t sequence, std::int64_t layer);
   void run_teacher(const Decoder& teacher, std::size_t sequence);
-  std::vector<double> score(const Decoder& model, std::size_t sequence,
-                            const std::function<void(std::size_t, const float*, double)>& see);
+  std::vector<double> score(const Decoder& model, std::size_t sequence, const RowTap& see);
   SequenceLoss mean(std::span<const SequenceLoss> losses) const;
   double relative(const SequenceLoss& loss) const;
   bool hopeless(std::span<const SequenceLoss> so_far) const;
-  std::size_t trained() const noexcept { return accepted_.size() - held_out_; }
 
   const Decoder& model_;
   Calibration calibration_;
@@ -110,7 +127,7 @@ class Objective {
   std::vector<Buffer> teacher_;      // of the matched layers' outputs, [sequences][tokens, dim]
   std::optional<SoftTargets> soft_;  // row after row, sequence after sequence
   Buffer streams_, trial_;           // [layers][sequences][tokens, dim]: what leaves each layer
-  std::int64_t trial_first_ = 0;
+  std::int64_t trial_first_ = 0, trial_last_ = 0;
   std::vector<SequenceLoss> accepted_, tried_;
   SequenceLoss start_;
   std::int64_t layer_forwards_ = 0;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numeric>
+#include <ranges>
 
 #include "kernels/error.h"
 #include "quantizer/search/moves.h"
@@ -13,7 +15,9 @@
 namespace tenfold {
 namespace {
 
-constexpr std::uint64_t kStay = 4;  // steps at one layer, whose moments serve until one is accepted
+constexpr std::int64_t kForwardsOfGradient = 3;  // what a layer's forward and backward counts as
+constexpr std::int64_t kWeightsOfAStep = 1 << 27;
+constexpr std::uint64_t kStay = 4;  // steps at layers, whose moments serve until one is accepted
 
 std::vector<float> multiplied(const RowReader& rows, const Factors& factors) {
   const auto n_rows = static_cast<std::size_t>(rows.rows());
@@ -60,16 +64,31 @@ bool fits(const ChannelTransform& transform, const Coupling& coupling) {
          (coupling.rotation != Exactness::none || transform.angle == none.angle);
 }
 
+void check_history(const SearchState& state, const DecoderSpec& spec, const std::string& name) {
+  std::int64_t before = -1;
+  for (const SearchStep& step : state.history) {
+    const auto is_layer = [&](const SearchStep::Move& move) {
+      return move.layer >= 0 && move.layer < spec.layers;
+    };
+    if (step.step <= before || step.step >= state.steps ||
+        !std::all_of(step.moves.begin(), step.moves.end(), is_layer)) {
+      throw_file_error(name, "has a history with step {} after {}, or with layers of another model",
+                       step.step, before);
+    }
+    before = step.step;
+  }
+}
+
 }  // namespace
 
 nlohmann::ordered_json to_json(const SearchStep& step) {
-  return {{"step", step.step},
-          {"layer", step.layer},
-          {"coupling", step.coupling},
-          {"outcome", step.outcome},
-          {"loss", step.loss},
-          {"held_out", step.held_out},
-          {"layer_forwards", step.layer_forwards}};
+  nlohmann::ordered_json moves = nlohmann::ordered_json::array();
+  for (const SearchStep::Move& move : step.moves) {
+    moves.push_back({{"layer", move.layer}, {"coupling", move.coupling}});
+  }
+  return {{"step", step.step},         {"moves", std::move(moves)},
+          {"outcome", step.outcome},   {"loss", step.loss},
+          {"held_out", step.held_out}, {"layer_forwards", step.layer_forwards}};
 }
 
 nlohmann::ordered_json to_json(const SearchCounts& counts) {
@@ -88,8 +107,11 @@ nlohmann::ordered_json to_json(const SearchState& state) {
   json.update(to_json(state.counts));
   json["start"] = to_json(state.start);
   json["start_held_out"] = state.start_held_out;
-  json["layer"] = state.layer;
-  json["observed"] = state.observed;
+  json["ranked"] = state.ranked;
+  json["observed"] = nlohmann::ordered_json::array();
+  for (const auto& [layer, inputs] : state.observed) {
+    json["observed"].push_back({{"layer", layer}, {"inputs", inputs}});
+  }
   for (const auto& layer : state.transforms) {
     nlohmann::ordered_json couplings = nlohmann::ordered_json::array();
     for (const ChannelTransform& transform : layer) {
@@ -101,6 +123,13 @@ nlohmann::ordered_json to_json(const SearchState& state) {
   json["history"] = nlohmann::ordered_json::array();
   for (const SearchStep& step : state.history) json["history"].push_back(to_json(step));
   return json;
+}
+
+std::int64_t layers_of_a_step(const SearchOptions& options, std::int64_t layers,
+                              std::int64_t weights_of_a_layer) {
+  const std::int64_t wanted =
+      options.together > 0 ? options.together : kWeightsOfAStep / weights_of_a_layer;
+  return std::clamp<std::int64_t>(wanted, 1, layers);
 }
 
 std::int64_t last_improvement(const SearchState& state) {
@@ -126,8 +155,11 @@ SearchState read_search_state(const nlohmann::json& json, const DecoderSpec& spe
     state.start_held_out = json.at("start_held_out").get<double>();
     state.counts = {integer("proposals"), integer("confirmed"), integer("accepted"),
                     integer("layer_forwards")};
-    state.layer = integer("layer");
-    state.observed = json.at("observed").get<std::array<bool, kLayerInputs>>();
+    state.ranked = json.at("ranked").get<bool>();
+    for (const nlohmann::json& layer : json.at("observed")) {
+      state.observed[json_int(layer, "layer", name)] =
+          layer.at("inputs").get<std::array<bool, kLayerInputs>>();
+    }
     for (const nlohmann::json& layer : json.at("transforms")) {
       std::vector<ChannelTransform>& transforms = state.transforms.emplace_back();
       for (const nlohmann::json& coupling : layer) {
@@ -138,11 +170,16 @@ SearchState read_search_state(const nlohmann::json& json, const DecoderSpec& spe
       }
     }
     for (const nlohmann::json& step : json.at("history")) {
-      state.history.push_back({json_int(step, "step", name), json_int(step, "layer", name),
-                               step.at("coupling").get<std::string>(),
-                               step.at("outcome").get<std::string>(), step.at("loss").get<double>(),
-                               step.at("held_out").get<double>(),
-                               json_int(step, "layer_forwards", name)});
+      SearchStep& made = state.history.emplace_back();
+      made.step = json_int(step, "step", name);
+      for (const nlohmann::json& move : step.at("moves")) {
+        made.moves.push_back(
+            {json_int(move, "layer", name), move.at("coupling").get<std::string>()});
+      }
+      made.outcome = step.at("outcome").get<std::string>();
+      made.loss = step.at("loss").get<double>();
+      made.held_out = step.at("held_out").get<double>();
+      made.layer_forwards = json_int(step, "layer_forwards", name);
     }
   } catch (const nlohmann::json::exception& error) {
     throw_file_error(name, "is no state of a search: {}", error.what());
@@ -150,6 +187,7 @@ SearchState read_search_state(const nlohmann::json& json, const DecoderSpec& spe
   const auto all_fit = [&](const std::vector<ChannelTransform>& layer) {
     return std::equal(layer.begin(), layer.end(), couplings.begin(), couplings.end(), fits);
   };
+  check_history(state, spec, name);
   if (state.steps < 0 || !(state.start.nll > 0) || !(state.start.mse >= 0) ||
       state.transforms.size() != static_cast<std::size_t>(spec.layers) ||
       !std::all_of(state.transforms.begin(), state.transforms.end(), all_fit)) {
@@ -191,14 +229,21 @@ Search::Search(const std::vector<ModelTensor>& tensors, const std::vector<LayerF
   if (searched_.empty()) {
     throw_error(ErrorCode::bad_request, "the model has no channels that the search could move");
   }
+  std::int64_t weights = 0;
+  for (const ModelTensor& tensor : tensors_) {
+    if (layer_of(tensor.info.name) != 0 || !tensor.info.is_matrix()) continue;
+    weights += tensor.rows.rows() * tensor.rows.cols();
+  }
+  together_ = layers_of_a_step(options, model.spec().layers, weights);
   state_.start = objective_.start();
   state_.start_held_out = objective_.held_out_loss();
+  if (options.ranked > 0) gradient_.emplace(model, objective, pool);
 }
 
 void Search::resume(SearchState state) {
   state_ = std::move(state);
   objective_.set_start(state_.start);
-  visited_ = -1;
+  visited_.clear();
 }
 
 FloatLayer Search::source_layer(std::int64_t layer) const {
@@ -229,75 +274,124 @@ FloatLayer Search::moved_layer(std::int64_t layer) const {
   return moved;
 }
 
-void Search::visit(std::int64_t layer) {
-  if (visited_ == layer) return;
-  const auto i = static_cast<std::size_t>(layer);
+void Search::visit(StepRandom& place) {
+  const std::int64_t layers = model_.spec().layers;
+  const auto count = static_cast<std::size_t>(together_);
+  std::vector<std::int64_t> chosen(static_cast<std::size_t>(layers));
+  std::iota(chosen.begin(), chosen.end(), std::int64_t{0});
+  for (std::size_t i = 0; i < count; ++i) {
+    std::swap(chosen[i], chosen[i + place.below(chosen.size() - i)]);
+  }
+  chosen.resize(count);
+  std::sort(chosen.begin(), chosen.end());
+  const auto is_at = [](const std::unique_ptr<Visited>& at, std::int64_t layer) {
+    return at->layer == layer;
+  };
+  if (std::ranges::equal(visited_, chosen, is_at)) return;
+  visited_.clear();
+  gradient_is_current_ = false;
   Remaking remaking{recipe_.range, weighs_ranges(recipe_), std::nullopt};
   if (recipe_.method == Method::gptq) remaking.damping = recipe_.damping;
-  layer_.reset();
-  forget_inputs();
-  layer_.emplace(couplings_, source_layer(layer), model_.weights().layers[i], state_.transforms[i],
-                 remaking, pool_);
-  visited_ = layer;
-  if (state_.layer != layer) state_.observed = {};
-  state_.layer = layer;
-}
-
-void Search::forget_inputs() {
-  moments_ = {};
-  compensations_.clear();
-}
-
-const Hessian& Search::moments(LinearInput input, std::int64_t cols) {
-  std::optional<Hessian>& found = moments_[static_cast<std::size_t>(input)];
-  if (!found) {
-    found.emplace(cols);
-    const std::int64_t before = objective_.layer_forwards();
-    objective_.run_layer(visited_,
-                         [&](LinearInput at, const float* x, std::int64_t tokens, std::int64_t) {
-                           if (at != input) return true;
-                           found->add(x, tokens, objective_.backend());
-                           return false;
-                         });
-    found->require_finite();
-    bool& counted = state_.observed[static_cast<std::size_t>(input)];
-    if (counted) state_.counts.layer_forwards -= objective_.layer_forwards() - before;
-    counted = true;
+  const auto was_at = [](const auto& observed, std::int64_t layer) {
+    return observed.first == layer;
+  };
+  if (!std::ranges::equal(state_.observed, chosen, was_at)) {  // else it was resumed there
+    state_.observed.clear();
+    for (const std::int64_t layer : chosen) state_.observed[layer] = {};
+    state_.ranked = false;
   }
-  return *found;
+  for (const std::int64_t layer : chosen) {
+    const auto i = static_cast<std::size_t>(layer);
+    SearchedLayer searched(couplings_, source_layer(layer), model_.weights().layers[i],
+                           state_.transforms[i], remaking, pool_);
+    visited_.push_back(std::unique_ptr<Visited>(new Visited{layer, std::move(searched), {}}));
+  }
 }
 
-std::optional<ChannelTransform> Search::propose_turn(std::size_t c, StepRandom& random) {
+ChannelTransform& Search::transform_of(const Visited& at, std::size_t coupling) {
+  return state_.transforms[static_cast<std::size_t>(at.layer)][coupling];
+}
+
+const Hessian& Search::moments(Visited& at, LayerMatrix reader) {
+  const auto input = static_cast<std::size_t>(input_of(reader));
+  if (!at.known.moments[input]) observe(at, input);
+  return *at.known.moments[input];
+}
+
+// Takes the moments of an input; where proposals are ranked, which looks at all, of every one.
+void Search::observe(Visited& at, std::size_t input) {
+  const std::int64_t before = objective_.layer_forwards();
+  const auto taken = [&](std::size_t i) { return i == input || gradient_; };
+  objective_.run_layer(
+      at.layer, [&](LinearInput seen, const float* x, std::int64_t tokens, std::int64_t cols) {
+        const auto i = static_cast<std::size_t>(seen);
+        if (!taken(i)) return true;
+        std::optional<Hessian>& found = at.known.moments[i];
+        if (!found) found.emplace(cols);
+        found->add(x, tokens, objective_.host());
+        return gradient_ && seen != LinearInput::down;
+      });
+  std::array<bool, kLayerInputs>& counted = state_.observed[at.layer];
+  if (counted[input]) state_.counts.layer_forwards -= objective_.layer_forwards() - before;
+  for (std::size_t i = 0; i < kLayerInputs; ++i) {
+    if (!taken(i)) continue;
+    at.known.moments[i]->require_finite();
+    at.known.moments[i] = at.known.moments[i]->of({}, {});  // without its scratch
+    counted[i] = true;
+  }
+}
+
+const std::vector<float>& Search::means(Visited& at, LayerMatrix reader) {
+  std::vector<float>& found = at.known.means[static_cast<std::size_t>(input_of(reader))];
+  if (found.empty()) found = moments(at, reader).means();
+  return found;
+}
+
+const std::vector<float>& Search::accepted(Visited& at, LayerMatrix matrix) {
+  std::vector<float>& found = at.known.values[matrix];
+  if (found.empty()) found = dequantized(at.searched.layout(matrix));
+  return found;
+}
+
+std::optional<ChannelTransform> Search::propose_turn(Visited& at, std::size_t c,
+                                                     StepRandom& random) {
   const Coupling& coupling = couplings_[c];
   const LayerMatrix first = coupling.makers.front().matrix;
-  const std::int64_t cols = layer_->layout(first).cols;
-  const Hessian& inputs = moments(input_of(first), cols);  // of all makers
+  const std::int64_t cols = at.searched.layout(first).cols;
+  const Hessian& inputs = moments(at, first);  // of all makers
   const std::vector<float> power = inputs.diagonal();
   RowScreen screen;
   screen.cols = cols;
+  if (gradient_) screen.moments = means(at, first).data();
   screen.range = recipe_.range;
   screen.weighted = weighs_ranges(recipe_);
   for (const Coupling::Maker& maker : coupling.makers) {
-    const MatrixView& layout = layer_->layout(maker.matrix);
+    const MatrixView& layout = at.searched.layout(maker.matrix);
     RowScreen::Maker& screened = screen.makers.emplace_back(
-        RowScreen::Maker{layer_->columns(maker.matrix) + maker.first * cols, &layout, power});
+        RowScreen::Maker{at.searched.columns(maker.matrix) + maker.first * cols, &layout, power});
+    if (gradient_) {
+      const LossSlope& slope = gradient_->of(at.layer)[static_cast<std::size_t>(maker.matrix)];
+      screened.accepted = accepted(at, maker.matrix).data() + maker.first * cols;
+      screened.gradient = slope.gradient.data() + maker.first * cols;
+      screened.curvature = slope.curvature.data() + maker.first;
+      screened.scale_power = maker.power;
+    }
     if (recipe_.method != Method::gptq) continue;
-    const auto made = compensations_.try_emplace(maker.matrix, layout, all_groups(layout), inputs,
-                                                 recipe_.damping, pool_);
+    const auto made = at.known.compensations.try_emplace(maker.matrix, layout, all_groups(layout),
+                                                         inputs, recipe_.damping, pool_);
     screened.compensation = &made.first->second;
   }
   state_.counts.proposals += recipe_.search.local;
-  return screened_turn(state_.transforms[static_cast<std::size_t>(visited_)][c], coupling,
-                       recipe_.search, screen, random);
+  return screened_turn(transform_of(at, c), coupling, recipe_.search, screen, random);
 }
 
-std::optional<ChannelTransform> Search::propose(std::size_t c, StepRandom& random) {
+std::optional<ChannelTransform> Search::propose(Visited& at, std::size_t c, StepRandom& random) {
   const Coupling& coupling = couplings_[c];
-  const ChannelTransform& now = state_.transforms[static_cast<std::size_t>(visited_)][c];
+  const ChannelTransform& now = transform_of(at, c);
   const SearchOptions& options = recipe_.search;
   const bool turns = options.rotate && coupling.rotation == Exactness::exact;
   if (options.local > 0 && turns && (coupling.readers.empty() || random.below(2) == 0)) {
-    return propose_turn(c, random);
+    return propose_turn(at, c, random);
   }
   if (options.local == 0 || coupling.readers.empty()) {
     ChannelTransform next = random_move(now, coupling, options, random);
@@ -305,17 +399,17 @@ std::optional<ChannelTransform> Search::propose(std::size_t c, StepRandom& rando
     return next;
   }
   const LayerMatrix reader = coupling.readers.front().matrix;
-  const MatrixView& layout = layer_->layout(reader);
-  const std::vector<float> power = moments(input_of(reader), layout.cols).diagonal();
+  const MatrixView& layout = at.searched.layout(reader);
+  const std::vector<float> power = moments(at, reader).diagonal();
   std::vector<Screen::Matrix> matrices;
   for (const Coupling::Reader& one : coupling.readers) {
-    const Screen::Matrix matrix{layer_->columns(one.matrix), &layer_->layout(one.matrix)};
+    const Screen::Matrix matrix{at.searched.columns(one.matrix), &at.searched.layout(one.matrix)};
     if (matrices.empty() || matrices.back().weights != matrix.weights) matrices.push_back(matrix);
   }
   Screen screen(matrices, recipe_.range, weighs_ranges(recipe_), power, pool_);
   state_.counts.proposals += options.local;
-  return screened_move(now, coupling, options, screen, power, layer_->columns(reader), layout.rows,
-                       layout.cols, random);
+  return screened_move(now, coupling, options, screen, power, at.searched.columns(reader),
+                       layout.rows, layout.cols, random);
 }
 
 std::size_t Search::pick_coupling(StepRandom& random) const {
@@ -332,48 +426,126 @@ SearchStep Search::step() {
   return step;
 }
 
+void Search::apply(Visited& at, const Choice& choice) {
+  // Rounding to the nearest without weights looks at no moments.
+  const bool weighs = recipe_.method == Method::gptq || weighs_ranges(recipe_);
+  const auto seen_by = [&](LayerMatrix matrix) -> const Hessian* {
+    return weighs ? &moments(at, matrix) : nullptr;
+  };
+  const Coupling& coupling = couplings_[choice.coupling];
+  const bool turned = choice.next.angle != transform_of(at, choice.coupling).angle;
+  at.searched.apply(choice.coupling, choice.next,
+                    turned ? seen_by(coupling.makers.front().matrix) : nullptr,
+                    coupling.readers.empty() ? nullptr : seen_by(coupling.readers.front().matrix));
+}
+
+void Search::take_gradient() {
+  if (gradient_is_current_) return;
+  std::vector<std::int64_t> layers;
+  for (const std::unique_ptr<Visited>& at : visited_) layers.push_back(at->layer);
+  gradient_->compute(layers);
+  gradient_is_current_ = true;
+  if (!state_.ranked) {
+    const std::int64_t run = model_.spec().layers - layers.front();
+    state_.counts.layer_forwards +=
+        kForwardsOfGradient * run * static_cast<std::int64_t>(objective_.trained());
+  }
+  state_.ranked = true;
+}
+
+double Search::predicted(Visited& at, const Choice& choice) {
+  const Coupling& coupling = couplings_[choice.coupling];
+  // While the layer is as accepted.
+  for (const Coupling::Maker& maker : coupling.makers) means(at, maker.matrix);
+  for (const Coupling::Reader& reader : coupling.readers) means(at, reader.matrix);
+  apply(at, choice);
+  const double sum = at.searched.predicted(
+      gradient_->of(at.layer), [&](LayerMatrix matrix) { return means(at, matrix).data(); },
+      objective_.host());
+  at.searched.undo();
+  return sum;
+}
+
+// A proposal; where they are ranked, of each coupling the one that lowers the loss most by what its
+// derivatives say, if any does, the best first, and only of couplings that are independent.
+std::vector<Search::Choice> Search::choose(Visited& at, StepRandom& random) {
+  std::vector<Choice> proposals;
+  for (std::int64_t i = 0; i < std::max<std::int64_t>(1, recipe_.search.ranked); ++i) {
+    const std::size_t c = pick_coupling(random);
+    std::optional<ChannelTransform> next = propose(at, c, random);
+    if (!next) continue;
+    Choice choice{c, *std::move(next), 0};
+    if (!gradient_) return {std::move(choice)};
+    choice.predicted = predicted(at, choice);
+    if (choice.predicted < 0) proposals.push_back(std::move(choice));
+  }
+  std::ranges::stable_sort(proposals, {}, &Choice::predicted);
+  std::vector<Choice> chosen;
+  for (Choice& choice : proposals) {
+    const auto stands_apart = [&](const Choice& other) {
+      return other.coupling != choice.coupling &&
+             independent(couplings_[other.coupling], couplings_[choice.coupling]);
+    };
+    if (std::ranges::all_of(chosen, stands_apart)) chosen.push_back(std::move(choice));
+  }
+  return chosen;
+}
+
+bool Search::is_better(std::span<const Changed> changed, std::string& outcome) {
+  const auto layer_of_change = [](const Changed& one) { return one.at->layer; };
+  const auto [first, last] = std::ranges::minmax(changed | std::views::transform(layer_of_change));
+  ++state_.counts.confirmed;
+  const std::optional<double> loss = objective_.trial(first, last);
+  outcome = loss ? "worse" : "given up";
+  return loss && *loss < objective_.loss();  // not where it is no number
+}
+
 SearchStep Search::take_step() {
   const std::int64_t n = state_.steps++;
   const std::uint64_t seed = recipe_.calibration.seed;
   // A place to stay does not depend on how the steps there go.
   StepRandom place(~seed, static_cast<std::uint64_t>(n) / kStay);
-  visit(static_cast<std::int64_t>(place.below(static_cast<std::uint64_t>(model_.spec().layers))));
+  visit(place);
   StepRandom random(seed, static_cast<std::uint64_t>(n));
-  const std::size_t c = pick_coupling(random);
-  SearchStep step{n,
-                  visited_,
-                  couplings_[c].name,
-                  "no proposal",
-                  objective_.loss(),
-                  objective_.held_out_loss()};
-  const std::optional<ChannelTransform> next = propose(c, random);
-  if (!next) return step;
-
-  // Rounding to the nearest without weights looks at no moments.
-  const bool weighs = recipe_.method == Method::gptq || weighs_ranges(recipe_);
-  const auto seen_by = [&](LayerMatrix matrix) -> const Hessian* {
-    return weighs ? &moments(input_of(matrix), layer_->layout(matrix).cols) : nullptr;
-  };
-  const Coupling& coupling = couplings_[c];
-  const bool turned = next->angle != state_.transforms[static_cast<std::size_t>(visited_)][c].angle;
-  layer_->apply(c, *next, turned ? seen_by(coupling.makers.front().matrix) : nullptr,
-                coupling.readers.empty() ? nullptr : seen_by(coupling.readers.front().matrix));
-  ++state_.counts.confirmed;
-  const std::optional<double> loss = objective_.trial(visited_);
-  if (!loss || !(*loss < objective_.loss())) {  // nor where it is no number
-    layer_->undo();
-    step.outcome = loss ? "worse" : "given up";
-    return step;
+  SearchStep step;
+  step.step = n;
+  step.outcome = "no proposal";
+  step.loss = objective_.loss();
+  step.held_out = objective_.held_out_loss();
+  if (gradient_) take_gradient();
+  std::vector<Changed> changed;
+  for (const std::unique_ptr<Visited>& at : visited_) {
+    for (Choice& choice : choose(*at, random)) changed.push_back({at.get(), std::move(choice)});
   }
-  layer_->accept();
+  std::ranges::stable_sort(changed, {}, [](const Changed& one) { return one.choice.predicted; });
+  for (const Changed& one : changed) apply(*one.at, one.choice);
+  while (!changed.empty() && !is_better(changed, step.outcome)) {
+    // Those of which less is expected go back; if nothing else, so does the last.
+    changed.erase(changed.begin() + static_cast<std::ptrdiff_t>(changed.size() / 2), changed.end());
+    for (const std::unique_ptr<Visited>& at : visited_) at->searched.undo();
+    for (const Changed& one : changed) apply(*one.at, one.choice);
+  }
+  if (changed.empty()) return step;
+  accept(changed, step);
+  return step;
+}
+
+void Search::accept(std::vector<Changed>& changed, SearchStep& step) {
+  std::ranges::stable_sort(changed, {}, [](const Changed& one) { return one.at->layer; });
+  for (const Changed& one : changed) {
+    step.moves.push_back({one.at->layer, couplings_[one.choice.coupling].name});
+  }
+  for (const std::unique_ptr<Visited>& at : visited_) at->searched.accept();
   objective_.accept();
-  forget_inputs();
-  state_.observed = {};
+  for (const std::unique_ptr<Visited>& at : visited_) {
+    at->known = {};
+  }
+  for (auto& [layer, inputs] : state_.observed) inputs = {};
+  state_.ranked = gradient_is_current_ = false;
   ++state_.counts.accepted;
   step.outcome = "accepted";
   step.loss = objective_.loss();
   step.held_out = objective_.held_out_loss();
-  return step;
 }
 
 }  // namespace tenfold

@@ -3,11 +3,11 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "kernels/cpu/isa.h"
 #include "kernels/error.h"
 #include "models/gguf_output.h"
 #include "quantizer/calibrated.h"
@@ -24,6 +24,7 @@ constexpr const char* kStartFile = "start.gguf";
 constexpr const char* kFactorsFile = "start.json";
 constexpr const char* kStateFile = "search.json";
 constexpr const char* kMovedFile = "moved.gguf";
+constexpr std::chrono::minutes kSaveAfter{10};        // whatever the steps
 constexpr std::uint64_t kMostWorkValues = 32u << 20;  // of either; 10 Mi at 70 B parameters
 
 void write_text(const std::filesystem::path& path, const std::string& text) {
@@ -97,13 +98,14 @@ class SearchRun {
     if (options_.dry_run) return result;
     check_output(output_, options_.overwrite);
     check_exact();
+    check_spaces(result.all.bytes);
     const Calibration calibration = draw_calibration(*source_, options_.recipe.calibration);
     const auto start = options_.resume ? Checkpoint::Start::resume : Checkpoint::Start::fresh;
-    const std::string isa = choose_kernels(options_.isa).isa;
     Recipe endless = options_.recipe;  // a longer search goes on with a shorter one
     endless.search.steps = 1;
-    checkpoint_.emplace(output_, run_identity(endless, calibration, spec_, tensors_, isa), start,
-                        options_.overwrite);
+    checkpoint_.emplace(output_,
+                        run_identity(endless, calibration, spec_, tensors_, arithmetic(options_)),
+                        start, options_.overwrite);
     make_start();
     const std::string said = search(calibration, result);
     if (finishes()) finish(said, result);
@@ -198,6 +200,17 @@ class SearchRun {
     }
   }
 
+  // The start and two saved models, or the output; a moved source in float32, and what is made of
+  // it.
+  void check_spaces(std::uint64_t bytes) const {
+    if (std::filesystem::exists(output_.string() + ".work")) return;  // which holds a part of it
+    std::uint64_t moved = 0;
+    for (const ModelTensor& tensor : tensors_) {
+      moved += static_cast<std::uint64_t>(tensor.rows.rows() * tensor.rows.cols()) * sizeof(float);
+    }
+    check_space(output_, finishes() ? 4 * bytes + moved : 3 * bytes);
+  }
+
   // Returns what the file shall say of the search.
   std::string search(const Calibration& calibration, QuantizeResult& result) {
     const auto start_source = std::make_shared<const ModelSource>(work(kStartFile));
@@ -224,10 +237,11 @@ class SearchRun {
     const SearchOptions& wanted = options_.recipe.search;
     const auto sequences = static_cast<std::int64_t>(calibration.sequences.size());
     const std::int64_t held_out = held_out_sequences(sequences);
-    Objective objective(*model, *teacher, calibration, held_out,
-                        {wanted.alpha, wanted.matched, wanted.early, wanted.target},
-                        {pool_.size(), options_.isa, checkpoint_->folder(), options_.spill_above},
-                        [this] { look_for_interrupt(); });
+    Objective objective(
+        *model, *teacher, calibration, held_out,
+        {wanted.alpha, wanted.matched, wanted.early, wanted.target},
+        {device_options(options_, pool_.size()), checkpoint_->folder(), options_.spill_above},
+        [this] { look_for_interrupt(); });
     teacher.reset();
     const std::vector<LayerFactors> factors = read_start(result);
     Search search(tensors_, factors, *start, *model, objective, options_.recipe, pool_);
@@ -254,11 +268,17 @@ class SearchRun {
       return state.steps < wanted.steps &&
              (wanted.patience == 0 || state.steps - last_improvement(state) < wanted.patience);
     };
+    using Clock = std::chrono::steady_clock;
+    Clock::time_point last_saved = Clock::now();
     while (goes_on()) {
       const SearchStep step = search.step();
       const bool saved =
-          search.state().steps % std::max<std::int64_t>(1, options_.checkpoint_every) == 0;
-      if (saved) save(search, model, start);
+          search.state().steps % std::max<std::int64_t>(1, options_.checkpoint_every) == 0 ||
+          Clock::now() - last_saved > kSaveAfter;
+      if (saved) {
+        save(search, model, start);
+        last_saved = Clock::now();
+      }
       if (options_.on_search_step && !options_.on_search_step(step, search.state().counts)) {
         if (!saved) save(search, model, start);
         throw_error(ErrorCode::cancelled,

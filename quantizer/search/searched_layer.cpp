@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "quantizer/panel.h"
 #include "quantizer/search/remake.h"
@@ -29,6 +30,11 @@ std::vector<LayerMatrix> matrices_of(const Parts& parts) {
     }
   }
   return matrices;
+}
+
+bool same_inputs(const Coupling& a, const Coupling& b) {
+  return !a.readers.empty() && !b.readers.empty() &&
+         a.readers.front().matrix == b.readers.front().matrix;
 }
 
 // Of the readers' inputs once their channels stand as `next` has them: back to the source's order
@@ -85,29 +91,38 @@ const MatrixView& SearchedLayer::layout(LayerMatrix matrix) const {
 }
 
 // Returns the matrix as accepted; the model goes on with memory that may be written to.
-const Dense& SearchedLayer::keep(LayerMatrix matrix) {
+SearchedLayer::Kept& SearchedLayer::keep(LayerMatrix matrix) {
+  const auto kept = std::ranges::find(kept_, matrix, &Kept::matrix);
+  if (kept != kept_.end()) return *kept;
   Dense& dense = dense_of(now_, matrix);
   QuantizedMatrix copy = copy_matrix(dense.weight.view);
   std::swap(copy, dense.weight);
-  kept_.push_back({matrix, {std::move(copy), dense.bias}, {}});
-  return kept_.back().dense;
+  // What is accepted keeps its address, by which a device knows it.
+  kept_.push_back({matrix, {std::move(copy), std::move(dense.bias)}, {}});
+  dense.bias = kept_.back().dense.bias;
+  return kept_.back();
 }
 
 void SearchedLayer::apply(std::size_t c, const ChannelTransform& next, const Hessian* maker_moments,
                           const Hessian* reader_moments) {
   const ChannelTransform& before = transforms_[c];
   const Coupling& coupling = couplings_[c];
-  applied_.emplace(c, next);
+  applied_.emplace_back(c, next);
   for (const LayerMatrix matrix : matrices_of(coupling.makers)) {
     make_rows(matrix, coupling, before, next, maker_moments);
   }
   if (coupling.norm) {
     Norm& norm = norm_of(now_, *coupling.norm);
-    kept_norm_.emplace(*coupling.norm, norm);
+    kept_norms_.emplace_back(*coupling.norm, std::move(norm));
+    norm = kept_norms_.back().second;
     transform_norm(source_[*coupling.norm], next, norm);
   }
   std::optional<Hessian> moved;
-  if (reader_moments != nullptr) moved = moved_moments(*reader_moments, coupling, before, next);
+  for (const auto& [other, to] : applied_) {
+    const Coupling& one = couplings_[other];
+    if (reader_moments == nullptr || !same_inputs(one, coupling)) continue;
+    moved = moved_moments(moved ? *moved : *reader_moments, one, transforms_[other], to);
+  }
   for (const LayerMatrix matrix : matrices_of(coupling.readers)) {
     make_columns(matrix, coupling, before, next, moved ? &*moved : nullptr);
   }
@@ -139,7 +154,7 @@ void SearchedLayer::make_rows(LayerMatrix matrix, const Coupling& coupling,
     }
   }
   if (moves.empty() && rounded.empty()) return;
-  const Dense& accepted = keep(matrix);
+  const Dense& accepted = keep(matrix).dense;
   Dense& dense = dense_of(now_, matrix);
   move_rows(accepted.weight.view, moves, dense.weight, pool_);
   if (rounded.empty() && dense.bias.empty()) return;
@@ -171,8 +186,8 @@ void SearchedLayer::make_columns(LayerMatrix matrix, const Coupling& coupling,
     }
   }
   if (touched.empty()) return;
-  keep(matrix);
-  kept_.back().columns = columns_[matrix].weight;
+  Kept& kept = keep(matrix);
+  if (kept.columns.empty()) kept.columns = columns_[matrix].weight;
   for (const Coupling::Reader& reader : coupling.readers) {
     if (reader.matrix != matrix) continue;
     transform_columns(source_[matrix], reader, next, columns_[matrix]);
@@ -199,18 +214,74 @@ FloatLayer::Part SearchedLayer::wanted(LayerMatrix matrix) const {
   for (std::size_t c = 0; c < couplings_.size(); ++c) {
     for (const Coupling::Maker& maker : couplings_[c].makers) {
       if (maker.matrix != matrix) continue;
-      const bool applied = applied_ && applied_->first == c;
-      transform_rows(columns_[matrix], maker, applied ? applied_->second : transforms_[c], made);
+      const auto applied =
+          std::ranges::find(applied_, c, [](const auto& one) { return one.first; });
+      transform_rows(columns_[matrix], maker,
+                     applied == applied_.end() ? transforms_[c] : applied->second, made);
     }
   }
   return made;
 }
 
+// The matrix as it is now, at the places of the accepted channels.
+std::vector<float> SearchedLayer::moved_back(LayerMatrix matrix) const {
+  const auto& [c, now] = applied_.front();
+  const ChannelTransform& before = transforms_[c];
+  const Coupling& coupling = couplings_[c];
+  // From places to the source's channels, and forth to other places.
+  ChannelTransform back(coupling.channels), forth = before;
+  for (std::size_t place = 0; place < now.order.size(); ++place) {
+    const auto channel = static_cast<std::size_t>(now.order[place]);
+    back.order[channel] = static_cast<std::int32_t>(place);
+    back.scale[place] = 1.0f / now.scale[channel];
+  }
+  for (std::size_t pair = 0; pair < now.angle.size(); ++pair) forth.angle[pair] -= now.angle[pair];
+  const MatrixView& view = layout(matrix);
+  FloatLayer::Part part{dequantized(view), {}, view.rows, view.cols};
+  for (const ChannelTransform* step : {&back, &forth}) {
+    const FloatLayer::Part from = part;
+    for (const Coupling::Maker& maker : coupling.makers) {
+      if (maker.matrix == matrix) transform_rows(from, maker, *step, part);
+    }
+    for (const Coupling::Reader& reader : coupling.readers) {
+      if (reader.matrix == matrix) transform_columns(from, reader, *step, part);
+    }
+  }
+  return std::move(part.weight);
+}
+
+double SearchedLayer::predicted(const LayerSlopes& slopes,
+                                const std::function<const float*(LayerMatrix)>& moments,
+                                Backend& backend) const {
+  double sum = 0;
+  for (const Kept& kept : kept_) {
+    const MatrixView& view = layout(kept.matrix);
+    const auto cols = static_cast<std::size_t>(view.cols);
+    std::vector<float> change = moved_back(kept.matrix);
+    const std::vector<float> accepted = dequantized(kept.dense.weight.view);
+    for (std::size_t i = 0; i < change.size(); ++i) change[i] -= accepted[i];
+    std::vector<float> seen(change.size());
+    const Linear product{float_matrix(moments(kept.matrix), Format::f32, view.cols, view.cols),
+                         nullptr, seen.data(), view.cols, false};
+    backend.linear({&product, 1}, change.data(), view.cols, view.rows);
+    const LossSlope& slope = slopes[static_cast<std::size_t>(kept.matrix)];
+    for (std::size_t r = 0; r < slope.curvature.size(); ++r) {
+      double along = 0, squares = 0;
+      for (std::size_t i = r * cols; i < (r + 1) * cols; ++i) {
+        along += static_cast<double>(slope.gradient[i] * change[i]);
+        squares += static_cast<double>(seen[i] * change[i]);
+      }
+      sum += along + squares * static_cast<double>(slope.curvature[r]);
+    }
+  }
+  return sum;
+}
+
 void SearchedLayer::accept() {
-  transforms_[applied_->first] = std::move(applied_->second);
-  applied_.reset();
+  for (auto& [c, next] : applied_) transforms_[c] = std::move(next);
+  applied_.clear();
   kept_.clear();
-  kept_norm_.reset();
+  kept_norms_.clear();
 }
 
 void SearchedLayer::undo() {
@@ -218,10 +289,10 @@ void SearchedLayer::undo() {
     dense_of(now_, kept.matrix) = std::move(kept.dense);
     if (!kept.columns.empty()) columns_[kept.matrix].weight = std::move(kept.columns);
   }
-  if (kept_norm_) norm_of(now_, kept_norm_->first) = std::move(kept_norm_->second);
+  for (auto& [norm, kept] : kept_norms_) norm_of(now_, norm) = std::move(kept);
   kept_.clear();
-  kept_norm_.reset();
-  applied_.reset();
+  kept_norms_.clear();
+  applied_.clear();
 }
 
 }  // namespace tenfold

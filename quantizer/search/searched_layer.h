@@ -2,7 +2,10 @@
 // One layer of a quantized model whose channels a search moves: what its matrices approximate, and
 // its packed bytes, changed in place in the running model.
 
+#include <array>
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <optional>
 #include <span>
 #include <utility>
@@ -13,6 +16,7 @@
 #include "quantizer/hessian.h"
 #include "quantizer/range.h"
 #include "quantizer/search/coupling.h"
+#include "quantizer/search/loss_gradient.h"
 
 namespace tenfold {
 
@@ -36,11 +40,17 @@ class SearchedLayer {
   const float* columns(LayerMatrix matrix) const { return columns_[matrix].weight.data(); }
   const MatrixView& layout(LayerMatrix matrix) const;
 
-  // Makes the matrices of a coupling again for another transform of it. moments: of the makers'
-  // and the readers' inputs as accepted, null where no rounding looks at them.
+  // Makes the matrices of a coupling again for another transform of it, on top of what is applied
+  // of others, which must be independent of it. moments: of the makers' and the readers' inputs as
+  // accepted, null where no rounding looks at them.
   void apply(std::size_t coupling, const ChannelTransform& next, const Hessian* maker_moments,
              const Hessian* reader_moments);
-  void accept();  // what was applied
+  // What the one applied change does to the loss, to second order. The move itself does nothing:
+  // what counts is how the rounded weights, moved back, differ from those accepted.
+  // moments(matrix): second, of its inputs, [cols, cols], as accepted.
+  double predicted(const LayerSlopes& slopes,
+                   const std::function<const float*(LayerMatrix)>& moments, Backend& backend) const;
+  void accept();  // all that was applied
   void undo();
 
  private:
@@ -50,7 +60,14 @@ class SearchedLayer {
                     const ChannelTransform& next, const Hessian* moments);
   bool rows_move(LayerMatrix matrix) const;
   FloatLayer::Part wanted(LayerMatrix matrix) const;
-  const Dense& keep(LayerMatrix matrix);
+  std::vector<float> moved_back(LayerMatrix matrix) const;
+  // To undo what is applied.
+  struct Kept {
+    LayerMatrix matrix;
+    Dense dense;
+    std::vector<float> columns;  // empty where they did not change
+  };
+  Kept& keep(LayerMatrix matrix);
 
   const std::vector<Coupling>& couplings_;
   FloatLayer source_, columns_;
@@ -58,15 +75,9 @@ class SearchedLayer {
   std::vector<ChannelTransform>& transforms_;
   Remaking remaking_;
   ThreadPool& pool_;
-  // To undo what is applied.
-  struct Kept {
-    LayerMatrix matrix;
-    Dense dense;
-    std::vector<float> columns;  // empty where they did not change
-  };
-  std::vector<Kept> kept_;
-  std::optional<std::pair<LayerNorm, Norm>> kept_norm_;
-  std::optional<std::pair<std::size_t, ChannelTransform>> applied_;
+  std::deque<Kept> kept_;  // a matrix once
+  std::deque<std::pair<LayerNorm, Norm>> kept_norms_;
+  std::vector<std::pair<std::size_t, ChannelTransform>> applied_;  // one after the other
 };
 
 }  // namespace tenfold

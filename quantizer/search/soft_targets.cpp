@@ -33,16 +33,34 @@ void SoftTargets::add(const float* logits, double log_sum) {
 }
 
 double SoftTargets::cross_entropy(std::size_t row, const float* logits, double log_sum) const {
-  double sum = 0, kept = 0, kept_by_model = 0;
+  double sum = 0;
   for (std::size_t i = row * kept_; i < (row + 1) * kept_; ++i) {
-    const double log_q = static_cast<double>(logits[ids_[i]]) - log_sum;
-    const auto p = static_cast<double>(p_[i]);
-    sum -= p * log_q;
-    kept += p;
-    kept_by_model += std::exp(log_q);
+    sum -= static_cast<double>(p_[i]) * (static_cast<double>(logits[ids_[i]]) - log_sum);
   }
-  if (static_cast<std::int64_t>(kept_) == vocab_) return sum;
-  return sum - std::max(0.0, 1 - kept) * std::log(std::max(kLeast, 1 - kept_by_model));
+  if (keeps_all()) return sum;
+  const Rest rest = rest_of(row, logits, log_sum);
+  return sum - rest.teacher * std::log(rest.model);
+}
+
+SoftTargets::Rest SoftTargets::rest_of(std::size_t row, const float* logits, double log_sum) const {
+  double kept = 0, kept_by_model = 0;
+  for (std::size_t i = row * kept_; i < (row + 1) * kept_; ++i) {
+    kept += static_cast<double>(p_[i]);
+    kept_by_model += std::exp(static_cast<double>(logits[ids_[i]]) - log_sum);
+  }
+  return {std::max(0.0, 1 - kept), std::max(kLeast, 1 - kept_by_model)};
+}
+
+// With q the model's softmax and R, Q what teacher and model leave to the rest: q - p of a token
+// that is kept, q (1 - R / Q) of another.
+void SoftTargets::gradient(std::size_t row, const float* logits, double log_sum, float* d) const {
+  const Rest rest = rest_of(row, logits, log_sum);
+  const auto by = static_cast<float>(keeps_all() ? 1 : 1 - rest.teacher / rest.model);
+  const auto log = static_cast<float>(log_sum);
+  for (std::int64_t j = 0; j < vocab_; ++j) d[j] = by * std::exp(logits[j] - log);
+  for (std::size_t i = row * kept_; i < (row + 1) * kept_; ++i) {
+    d[ids_[i]] = std::exp(logits[ids_[i]] - log) - p_[i];
+  }
 }
 
 }  // namespace tenfold

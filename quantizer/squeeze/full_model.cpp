@@ -1,6 +1,6 @@
 #include "quantizer/squeeze/full_model.h"
 
-#include <cstring>
+#include <algorithm>
 #include <utility>
 
 namespace tenfold {
@@ -11,8 +11,7 @@ FullModel::FullModel(const std::shared_ptr<const ModelSource>& source, Buffer st
 
 std::vector<float> FullModel::input(std::int64_t layer, LinearInput input, std::size_t sequence,
                                     const Batch& batch, const KvCache& kv, Workspace& ws) const {
-  std::memcpy(ws.x.get<float>(floats_), streams_.as<float>() + sequence * floats_,
-              floats_ * sizeof(float));
+  ws.set_stream({streams_.as<float>() + sequence * floats_, floats_});
   std::vector<float> seen;
   InputTap tap = [&](LinearInput at, const float* x, std::int64_t tokens, std::int64_t cols) {
     if (at != input) return true;
@@ -28,9 +27,9 @@ std::vector<float> FullModel::input(std::int64_t layer, LinearInput input, std::
 void FullModel::advance(std::int64_t layer, std::size_t sequence, const Batch& batch,
                         const KvCache& kv, Workspace& ws) {
   float* stream = streams_.as<float>() + sequence * floats_;
-  std::memcpy(ws.x.get<float>(floats_), stream, floats_ * sizeof(float));
+  ws.set_stream({stream, floats_});
   model_->layer(layer, batch, kv, ws);
-  std::memcpy(stream, ws.x.get<float>(floats_), floats_ * sizeof(float));
+  std::ranges::copy(ws.stream(floats_), stream);
 }
 
 void FullModel::forget(std::int64_t layer) {

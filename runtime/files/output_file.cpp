@@ -79,6 +79,14 @@ void remove_leftovers(const std::string& path) {
 
 }  // namespace
 
+void check_space(const std::filesystem::path& path, std::uint64_t bytes) {
+  std::error_code error;
+  const auto space = std::filesystem::space(std::filesystem::absolute(path).parent_path(), error);
+  if (error || space.available >= bytes) return;
+  throw_error(ErrorCode::io, "{}: needs {} MiB of disk, and only {} MiB are free", path.string(),
+              bytes >> 20, space.available >> 20);
+}
+
 void check_output(const std::filesystem::path& path, bool overwrite) {
   std::error_code error;
   const auto status = std::filesystem::status(path, error);

@@ -17,6 +17,9 @@ namespace tenfold {
 
 // Throws what OutputFile would: before long work, not after.
 void check_output(const std::filesystem::path& path, bool overwrite);
+// Throws io where the path's file system has not so many bytes free; where it does not say, writing
+// will.
+void check_space(const std::filesystem::path& path, std::uint64_t bytes);
 
 class OutputFile {
  public:

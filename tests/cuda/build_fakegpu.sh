@@ -7,4 +7,4 @@ if [ ! -f "$1/Makefile" ]; then
   echo "NOT TESTED: without $1 no CUDA code runs on this machine's CPU."
   exit 77
 fi
-exec make -C "$1" -j 2 OUT="$2" CUDA="$3" "$2/libcudart.so.13"
+exec make -C "$1" -j 2 OUT="$2" CUDA="$3" "$2/libcudart.so.13" "$2/libcublas.so.13"

@@ -2,42 +2,26 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <memory>
-#include <stdexcept>
 
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/device_layout.h"
 #include "kernels/cuda/packed_linear.h"
 #include "tests/cuda/device_linear.h"
+#include "tests/cuda/device_memory.h"
 
 namespace tenfold {
 namespace {
 
-void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) {
-    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
-  }
-}
-
-struct FreeOnDevice {
-  void operator()(std::byte* p) const { cudaFree(p); }
-};
-
-// Device memory, each an allocation of exactly its size, so that reads past an end are seen.
+// Keeps what a product works on.
 class Memory {
  public:
-  std::byte* get(std::size_t bytes) {
-    void* p = nullptr;
-    check(cudaMalloc(&p, bytes), "cudaMalloc");
-    memory_.emplace_back(static_cast<std::byte*>(p));
-    return memory_.back().get();
-  }
+  std::byte* get(std::size_t bytes) { return memory_.emplace_back(bytes).get(); }
   template <typename T>
   T* copy(const T* from, std::size_t count) {
     if (from == nullptr || count == 0) return nullptr;
-    std::byte* to = get(count * sizeof(T));
-    check(cudaMemcpy(to, from, count * sizeof(T), cudaMemcpyHostToDevice), "copy to the device");
-    return reinterpret_cast<T*>(to);
+    const auto* bytes = reinterpret_cast<const std::byte*>(from);
+    memory_.emplace_back(std::vector<std::byte>(bytes, bytes + count * sizeof(T)));
+    return reinterpret_cast<T*>(memory_.back().get());
   }
   template <typename T>
   T* copy(const std::vector<T>& from) {
@@ -45,14 +29,14 @@ class Memory {
   }
 
  private:
-  std::vector<std::unique_ptr<std::byte, FreeOnDevice>> memory_;
+  std::vector<DeviceArray<std::byte>> memory_;
 };
 
 template <typename T>
 std::vector<T> from_device(const T* from, std::size_t count) {
   std::vector<T> to(count);
-  check(cudaMemcpy(to.data(), from, count * sizeof(T), cudaMemcpyDeviceToHost),
-        "copy from the device");
+  check_cuda(cudaMemcpy(to.data(), from, count * sizeof(T), cudaMemcpyDeviceToHost),
+             "copy from the device");
   return to;
 }
 
@@ -75,7 +59,7 @@ std::array<cuda::DeviceInput, kMaxBands> prepare(const MatrixView& weight,
                                       memory.copy(weight.map.source, cols),
                                       memory.copy(weight.map.factor, cols), outlier};
   std::byte* to = memory.get(cuda::activation_bytes(bands, tokens));
-  check(cuda::launch_prepare(source, bands, tokens, to, true, nullptr), "launch_prepare");
+  check_cuda(cuda::launch_prepare(source, bands, tokens, to, true, nullptr), "launch_prepare");
   return cuda::lay_out_activations(bands, tokens, to);
 }
 
@@ -113,7 +97,7 @@ std::string cuda_device(std::string* why_not) {
     return "";
   }
   cudaDeviceProp properties;
-  check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+  check_cuda(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
   return properties.name;
 }
 
@@ -121,7 +105,7 @@ DevicePlanes device_prepare(const MatrixView& weight, const std::vector<float>& 
                             float outlier) {
   Memory memory;
   const auto inputs = prepare(weight, x, tokens, outlier, memory);
-  check(cudaDeviceSynchronize(), "prepare");
+  check_cuda(cudaDeviceSynchronize(), "prepare");
   const auto cut = cut_of(weight);
   DevicePlanes planes(cut.size());
   for (std::size_t b = 0; b < cut.size(); ++b) {
@@ -155,12 +139,12 @@ std::vector<float> device_linear(const MatrixView& weight, const std::vector<flo
   product.rows = static_cast<int>(weight.rows);
   product.accumulate = run.accumulate;
   cuda::DeviceLimits limits;
-  check(cuda::device_limits(0, &limits), "device_limits");
+  check_cuda(cuda::device_limits(0, &limits), "device_limits");
   const LaunchShape& s = run.shape;
-  check(cuda::launch_linear(product, limits, true, nullptr,
-                            {s.decode_warps, s.tile_tokens, s.panels, s.ways, s.stages}),
-        "launch_linear");
-  check(cudaDeviceSynchronize(), "product");
+  check_cuda(cuda::launch_linear(product, limits, true, nullptr,
+                                 {s.decode_warps, s.tile_tokens, s.panels, s.ways, s.stages}),
+             "launch_linear");
+  check_cuda(cudaDeviceSynchronize(), "product");
   return from_device(product.y, y.size());
 }
 

@@ -150,11 +150,22 @@ TEST(FirstHour, ValuesOutOfRange) {
   }
 }
 
-TEST(FirstHour, NoCudaInThisBuild) {
+TEST(FirstHour, NoCudaHere) {
   const std::string model = data_model("llama-mha");
-  const auto ids = ScratchFolder().write("ids.json", "[1]");
-  expect_sentence(run_tenfold({"generate", "-m", model, "--ids", ids, "--device", "cuda"}), 1,
-                  "no CUDA backend");
+  const ScratchFolder folder;
+  const std::string ids = folder.write("ids.json", "[1]");
+  const std::vector<std::string> arguments = {"generate", "-m", model,      "--ids", ids,
+                                              "-n",       "1",  "--device", "cuda"};
+  const ProcessOptions elsewhere{.environment = {{"TENFOLD_CUDA_MODULE", "/no/such.so"}}};
+  expect_sentence(run_tenfold(arguments, elsewhere), 1, "/no/such.so");
+  const ProcessOptions other{
+      .environment = {{"TENFOLD_CUDA_MODULE", folder.write("module.so", "not ELF")}}};
+  expect_sentence(run_tenfold(arguments, other), 1, "the CUDA backend cannot be loaded");
+  std::vector<std::string> anything = arguments;
+  anything.back() = "auto";
+  const auto found = run_tenfold(anything, other);
+  EXPECT_EQ(found.exit_code, 0);
+  EXPECT_NE(found.err.find("Running on the CPU: "), std::string::npos) << found.err;
 }
 
 TEST(FirstHour, ModelWithoutATokenizer) {

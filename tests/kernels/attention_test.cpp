@@ -49,11 +49,11 @@ struct Problem {
       positions.push_back(static_cast<std::int32_t>(t));
       tables.push_back(pages.data());
     }
-    const TokenPlaces places{positions, tables};
-    backend.store_kv(kv, places, k.data() + begin * kv_heads * head_dim,
+    backend.place({positions, tables});
+    backend.store_kv(kv, k.data() + begin * kv_heads * head_dim,
                      v.data() + begin * kv_heads * head_dim);
     const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-    backend.attention(kv, places, q.data() + begin * heads * head_dim, heads, scale,
+    backend.attention(kv, q.data() + begin * heads * head_dim, heads, scale,
                       out + begin * heads * head_dim);
   }
 
@@ -189,7 +189,8 @@ TEST_P(AttentionTest, BatchesOfSequencesShareNothing) {
       q.insert(q.end(), from, from + static_cast<std::ptrdiff_t>(row));
     }
     const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
-    backend.attention(problem.kv, {positions, pages}, q.data(), shape.heads, scale, out.data());
+    backend.place({positions, pages});
+    backend.attention(problem.kv, q.data(), shape.heads, scale, out.data());
     for (std::size_t i = 0; i < 3; ++i) {
       EXPECT_EQ(0, std::memcmp(out.data() + i * row,
                                alone.data() + static_cast<std::size_t>(positions[i]) * row,

@@ -20,7 +20,8 @@ constexpr std::int64_t kRows = 35, kCols = 601;
 template <typename F>
 unsigned code_at(const std::byte* segment, int row, int c) {
   const int lane = row / 2 * 4 + c % 16 / 4;
-  const int quad = c % 128 / 16;
+  constexpr int kPlaces[] = {0, 2, 1, 3, 4, 6, 5, 7};
+  const int quad = kPlaces[c % 128 / 16];
   unsigned code = 0;
   int plane_dwords = 0;
   for (const Plane& plane : F::planes) {
@@ -67,11 +68,12 @@ void check(Format format, MinKind min_kind, std::int64_t group) {
       const std::byte* from =
           group == 0 ? made.row_factors.data() + row / 16 * factors : segment + F::bits * 512;
       const int per_segment = 256 / block;
-      const int entry = (row % 16 / 2 * per_segment + c % 256 / block) * 2 + row % 2;
+      const int entry = c % 256 / block * 2 + row % 2;
+      from += row % 16 / 2 * factors / 8;
       const std::int64_t g = group == 0 ? 0 : c / block;
       const float scale = group_scale(band, row, g);
       ASSERT_EQ(half_at(from + entry * 2), scale) << matrix.description;
-      from += per_segment * 32;
+      from += per_segment * 4;
       if (min_kind == MinKind::f16) {
         ASSERT_EQ(half_at(from + entry * 2), group_min(band, row, g)) << matrix.description;
       } else if (min_kind == MinKind::zero) {

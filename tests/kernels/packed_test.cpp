@@ -305,7 +305,7 @@ TEST_P(PackedTest, EmbeddingRowsComeFromPackedWeights) {
   CpuBackend backend(kernels(), 1, Activations::int8);
   const std::vector<std::int32_t> ids = {49, 0, 17};
   std::vector<float> y(3 * 96, 1.0f);
-  backend.embed_rows(table.view, ids, y.data(), true);
+  backend.embed_rows(table.view, ids.data(), 3, y.data(), true);
   for (std::size_t i = 0; i < ids.size(); ++i) {
     std::vector<float> row(96);
     dequantize_row(table.view, ids[i], row.data());

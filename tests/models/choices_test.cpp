@@ -104,7 +104,8 @@ TEST(Choices, PicksTheLikeliest) {
           first -= ids.size() - most;
           ids.erase(ids.begin(), ids.end() - static_cast<std::ptrdiff_t>(most));
         }
-        KvCache kv(kv_shape(m.model->info(), KvType::f16), static_cast<std::int64_t>(most));
+        KvCache kv(kv_shape(m.model->info(), KvType::f16), static_cast<std::int64_t>(most), 1,
+                   *m.ws.backend);
         const auto nll =
             sequence_nll(*m.model, m.ws, kv, ids, static_cast<std::int64_t>(first) - 1);
         const double sum = -std::accumulate(nll.begin(), nll.end(), 0.0);

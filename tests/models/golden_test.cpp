@@ -87,7 +87,8 @@ TEST_P(GoldenTest, FirstLayerOutputAgrees) {
   LoadedModel m(folder_of(GetParam()));
   std::size_t at = 0;
   for (const auto& prompt : golden.prompts) {
-    KvCache kv(kv_shape(m.model->info(), KvType::f32), static_cast<std::int64_t>(prompt.size()));
+    KvCache kv(kv_shape(m.model->info(), KvType::f32), static_cast<std::int64_t>(prompt.size()), 1,
+               *m.ws.backend);
     Batch batch;
     for (const std::int32_t id : prompt) batch.add(id, static_cast<std::int32_t>(batch.size()), 0);
     forward(*m.model, batch, kv, m.ws, 0, [&](std::int64_t layer, std::span<const float> x) {
@@ -100,27 +101,13 @@ TEST_P(GoldenTest, FirstLayerOutputAgrees) {
 
 TEST_P(GoldenTest, GreedyIdsAgree) {
   const Golden golden(folder_of(GetParam()));
-  std::vector<std::int32_t> ids = values<std::int32_t>(golden.file, "greedy_prompt");
+  const auto ids = values<std::int32_t>(golden.file, "greedy_prompt");
   auto expected = values<std::int32_t>(golden.file, "greedy_ids");
   if (expected.size() > 24 - ids.size() && std::equal(ids.begin(), ids.end(), expected.begin())) {
     expected.erase(expected.begin(), expected.begin() + static_cast<std::ptrdiff_t>(ids.size()));
   }
   LoadedModel m(folder_of(GetParam()));
-  KvCache kv(kv_shape(m.model->info(), KvType::f32), 64);
-  std::vector<std::int32_t> produced;
-  std::vector<std::int32_t> input = ids;
-  std::int32_t position = 0;
-  while (produced.size() < expected.size()) {
-    Batch batch;
-    for (const std::int32_t id : input) batch.add(id, position++, 0);
-    batch.logit_rows.push_back(static_cast<std::int32_t>(input.size()) - 1);
-    forward(*m.model, batch, kv, m.ws);
-    const std::vector<float> logits = wanted_logits(m, batch);
-    const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
-    produced.push_back(static_cast<std::int32_t>(best));
-    input = {produced.back()};
-  }
-  EXPECT_EQ(produced, expected);
+  EXPECT_EQ(greedy_ids(m, ids, expected.size(), KvType::f32), expected);
 }
 
 TEST_P(GoldenTest, HalfPrecisionCacheStaysClose) {

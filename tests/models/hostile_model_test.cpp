@@ -151,7 +151,7 @@ TEST(HostileModel, ErrorsNameTheTensor) {
 
 TEST(HostileModel, TokensAndPositionsAreChecked) {
   LoadedModel m(folder_of("opt-pre-ln"));
-  KvCache kv(kv_shape(m.model->info(), KvType::f16), 64);
+  KvCache kv(kv_shape(m.model->info(), KvType::f16), 64, 1, *m.ws.backend);
   Batch batch;
   batch.add(384, 0, 0);
   expect_error(ErrorCode::bad_request, [&] { forward(*m.model, batch, kv, m.ws); });

@@ -64,7 +64,7 @@ class CouplingsOf : public ::testing::TestWithParam<const char*> {
   }
 
   std::vector<float> logits() {
-    KvCache kv(kv_shape(model_->info(), KvType::f32), 64);
+    KvCache kv(kv_shape(model_->info(), KvType::f32), 64, 1, *ws_.backend);
     Batch batch;
     for (std::size_t i = 0; i < kPrompt.size(); ++i) {
       batch.logit_rows.push_back(static_cast<std::int32_t>(i));
@@ -72,7 +72,7 @@ class CouplingsOf : public ::testing::TestWithParam<const char*> {
     }
     forward(*model_, batch, kv, ws_);
     const std::size_t n = kPrompt.size() * static_cast<std::size_t>(model_->info().vocab);
-    const float* found = ws_.logits.get<float>(n);
+    const float* found = ws_.logits_on_host(n).data();
     return {found, found + n};
   }
 

@@ -82,13 +82,13 @@ INSTANTIATE_TEST_SUITE_P(Models, BlockOf,
 TEST_P(BlockOf, ForwardIsTheEnginesLayer) {
   Layer at(GetParam());
   Workspace ws(make_cpu_backend({2, "", Activations::int8}));
-  KvCache kv(kv_shape(at.model->info(), KvType::f32), kTokens);
+  KvCache kv(kv_shape(at.model->info(), KvType::f32), kTokens, 1, *ws.backend);
   Batch batch;
   for (std::int32_t t = 0; t < kTokens; ++t) batch.add(5, t, 0);
   begin_step(*at.model, batch, kv, ws);
-  std::copy(at.x.begin(), at.x.end(), ws.x.get<float>(at.x.size()));
+  ws.set_stream(at.x);
   at.model->layer(1, batch, kv, ws);
-  const float* expected = ws.x.get<float>(at.x.size());
+  const std::span<const float> expected = ws.stream(at.x.size());
   const std::vector<float> y = at.output();
   for (std::size_t i = 0; i < y.size(); ++i) ASSERT_NEAR(y[i], expected[i], 2e-4) << i;
 }
@@ -142,14 +142,6 @@ MatrixPlan plan_of(int bits, MinKind kind, std::int64_t group, std::int64_t cols
   plan.range = range;
   plan.bands = {{*packed_format(bits), kind, group, 0, cols}};
   return plan;
-}
-
-std::vector<float> dequantized(const MatrixView& view) {
-  std::vector<float> values(static_cast<std::size_t>(view.rows * view.cols));
-  for (std::int64_t r = 0; r < view.rows; ++r) {
-    dequantize_row(view, r, values.data() + r * view.cols);
-  }
-  return values;
 }
 
 TEST(LearnedMatrix, StartsWhereTheRangeSearchEndedAndItsGridsGiveItsValues) {

@@ -39,7 +39,7 @@ TEST(Recipe, JsonComesBackAsItWas) {
   const std::string text = to_json(recipe);
   EXPECT_EQ(to_json(from_json(text)), text);
   SearchOptions& search = recipe.search;
-  search = {77, false, true, false, false, true, false, false, 3, 0.5, SearchTarget::teacher};
+  search = {77, 3, 8, false, true, false, false, true, false, false, 3, 0.5, SearchTarget::teacher};
   search.local = 5;
   search.scale_step = 0.25;
   search.rotate_step = 0.125;

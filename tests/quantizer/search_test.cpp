@@ -9,6 +9,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <string_view>
 
 #include "quantizer/quantize.h"
 #include "quantizer/search/moves.h"
@@ -39,8 +40,13 @@ class SearchOf : public ::testing::TestWithParam<const char*> {
     options.recipe.group = 32;
     options.recipe.range = RangeKind::minmax;
     options.recipe.calibration = {text_, 9, 32, 1};
-    options.recipe.search.steps = steps;
-    options.recipe.search.local = 16;
+    SearchOptions& search = options.recipe.search;
+    search.steps = steps;
+    search.together = 1;
+    search.ranked = 0;
+    search.target = SearchTarget::text;
+    search.local = 16;
+    search.patience = 0;
     options.threads = 2;
     return options;
   }
@@ -76,7 +82,7 @@ class SearchOf : public ::testing::TestWithParam<const char*> {
     const SearchOptions& search = options.recipe.search;
     Objective objective(*made, *teacher, calibration, 1,
                         {search.alpha, search.matched, search.early, search.target},
-                        {1, "", folder_.path(), 0}, [] {});
+                        {{"cpu", {1, ""}}, folder_.path(), 0}, [] {});
     const nlohmann::json said = search_of(path);
     objective.set_start({said["start"]["nll"], said["start"]["mse"]});
     *held_out = objective.held_out_loss();
@@ -95,15 +101,54 @@ INSTANTIATE_TEST_SUITE_P(Models, SearchOf,
 class SearchTest : public SearchOf {
  protected:
   SearchTest() : SearchOf("opt-pre-ln") {}
+
+  void resumes_ranked(const char* pass) {
+    for (const std::int64_t together : {2, 0}) {
+      QuantizeOptions with = options(20);
+      with.recipe.search.together = together;
+      with.recipe.search.ranked = 2;
+      resumes(with, pass);
+    }
+  }
+  // From interruptions at several steps, to what a run without them writes.
+  void resumes(QuantizeOptions with, const char* pass = "gptq") {
+    set_passes(with.recipe, {pass});
+    const auto whole = read_file(make("whole.gguf", with));
+    with.checkpoint_every = 6;
+    const auto path = folder_ / "resumed.gguf";
+    for (const int stop_after : {4, 9, 1}) {
+      int steps = 0;
+      with.on_search_step = [&](const SearchStep&, const SearchCounts&) {
+        return ++steps < stop_after;
+      };
+      const std::string said =
+          testing::expect_error(ErrorCode::cancelled, [&] { quantize(source_, path, with, {}); });
+      EXPECT_NE(said.find("--resume goes on"), std::string::npos) << said;
+      EXPECT_FALSE(std::filesystem::exists(path));
+      with.resume = true;
+    }
+    with.on_search_step = {};
+    quantize(source_, path, with, {});
+    EXPECT_EQ(whole, read_file(path));
+    EXPECT_FALSE(std::filesystem::exists(path.string() + ".work"));
+    std::filesystem::remove(folder_ / "whole.gguf");
+    std::filesystem::remove(path);
+  }
 };
 
 TEST_P(SearchOf, AcceptsOnlyWhatIsBetterAndSavesWhatItAccepted) {
-  for (const char* passes : {"rtn", "awq", "gptq"}) {
+  for (const char* passes : {"rtn", "awq", "gptq", "ranked"}) {
+    const bool ranked = std::string_view(passes) == "ranked";
     QuantizeOptions with = options(24);
-    set_passes(with.recipe, {passes});
+    set_passes(with.recipe, {ranked ? "gptq" : passes});
     if (with.recipe.method == Method::gptq) {
       with.recipe.range = RangeKind::mse;
       with.recipe.search.target = SearchTarget::teacher;
+    }
+    if (ranked) {
+      with.recipe.search = {};  // as it is where nothing else is asked for
+      with.recipe.search.steps = 8;
+      with.recipe.search.local = 16;
     }
     const auto path = make(std::string(passes) + ".gguf", with);
     const nlohmann::json said = search_of(path);
@@ -151,27 +196,22 @@ TEST_F(SearchTest, GivesTheSameFileForAnyNumberOfThreads) {
   EXPECT_NE(one, read_file(make("other.gguf", with)));
 }
 
-TEST_F(SearchTest, ResumesToTheSameBytes) {
-  QuantizeOptions with = options(20);
-  set_passes(with.recipe, {"gptq"});
-  const auto whole = read_file(make("whole.gguf", with));
-  with.checkpoint_every = 6;
-  const auto path = folder_ / "resumed.gguf";
-  for (const int stop_after : {4, 9, 1}) {
-    int steps = 0;
-    with.on_search_step = [&](const SearchStep&, const SearchCounts&) {
-      return ++steps < stop_after;
-    };
-    const std::string said =
-        testing::expect_error(ErrorCode::cancelled, [&] { quantize(source_, path, with, {}); });
-    EXPECT_NE(said.find("--resume goes on"), std::string::npos) << said;
-    EXPECT_FALSE(std::filesystem::exists(path));
-    with.resume = true;
-  }
-  with.on_search_step = {};
-  quantize(source_, path, with, {});
-  EXPECT_EQ(whole, read_file(path));
-  EXPECT_FALSE(std::filesystem::exists(path.string() + ".work"));
+TEST(LayersOfAStep, AreWhatIsAskedOrWhatMemoryIsMeantFor) {
+  SearchOptions options;
+  EXPECT_EQ(layers_of_a_step(options, 30, 3'538'944), 30);   // SmolLM2-135M
+  EXPECT_EQ(layers_of_a_step(options, 24, 50'331'648), 2);   // OPT-1.3B
+  EXPECT_EQ(layers_of_a_step(options, 32, 202'375'168), 1);  // LLaMA-2-7B
+  options.together = 5;
+  EXPECT_EQ(layers_of_a_step(options, 32, 202'375'168), 5);
+  EXPECT_EQ(layers_of_a_step(options, 4, 1000), 4);
+}
+
+TEST_F(SearchTest, ResumesToTheSameBytes) { resumes(options(20)); }
+
+TEST_F(SearchTest, ResumesToTheSameBytesWhereProposalsAreRanked) { resumes_ranked("gptq"); }
+
+TEST_F(SearchTest, ResumesToTheSameBytesWhereRankedProposalsAreRoundedToTheNearest) {
+  resumes_ranked("rtn");
 }
 
 // What a step cannot do for what it rounds anew, learned grids and full-precision targets, is done
@@ -199,13 +239,12 @@ TEST_F(SearchTest, FinishesByTheWholeRecipe) {
     const auto unfinished = make(std::string(pass) + "-plain.gguf", plain);
     EXPECT_EQ(search_of(unfinished)["history"], search_of(path)["history"]) << pass;
     EXPECT_NE(read_file(unfinished), read_file(path)) << pass;
-    // At 8 bits what is left is the function, and the moved weights have it.
+    // At 8 bits what is left is the function, and the moved weights have it: how nearly depends on
+    // the course of the search, but not on how much 2 bits lose.
     QuantizeOptions fine = with;
     fine.recipe.bits = 8;
     const double searched_loss = divergence_of(make(std::string(pass) + "-8.gguf", fine));
-    fine.recipe.search.steps = 0;
-    EXPECT_LT(searched_loss, 1.5 * divergence_of(make(std::string(pass) + "-8-plain.gguf", fine)))
-        << pass;
+    EXPECT_LT(searched_loss, 0.02 * divergence_of(path)) << pass;
     // Interrupted after the search.
     const auto resumed = folder_ / (std::string(pass) + "-resumed.gguf");
     bool searched = false;
@@ -337,8 +376,8 @@ TEST_F(SearchTest, SoftTargetsAreOfTheRightTokens) {
   const Calibration calibration = draw_calibration(*tokenizer, prose(), {text_, 3, kLength, 1});
   ObjectiveOptions options;
   options.target = SearchTarget::teacher;
-  const Objective objective(*model, *model, calibration, 1, options, {1, "", folder_.path(), 0},
-                            [] {});
+  const Objective objective(*model, *model, calibration, 1, options,
+                            {{"cpu", {1, ""}}, folder_.path(), 0}, [] {});
   LoadedModel loaded(model_);
   double entropy = 0;
   for (std::size_t s = 0; s < 2; ++s) {
@@ -382,9 +421,8 @@ TEST(SearchState, IsReadBackAndChecked) {
   }
   std::swap(state.transforms[1][0].order[3], state.transforms[1][0].order[4]);
   state.transforms[0][0].scale[2] = 1.1f;
-  state.layer = 1;
-  state.observed[2] = true;
-  state.history.push_back({6, 1, "ffn", "accepted", 1.0625, 1.125, 99});
+  state.observed[1] = {false, false, true};
+  state.history.push_back({6, {{0, "ffn"}, {1, "vo 1"}}, "accepted", 1.0625, 1.125, 99});
   nlohmann::json json = nlohmann::json::parse(to_json(state).dump());
   EXPECT_EQ(to_json(read_search_state(json, spec, "state")).dump(), to_json(state).dump());
   json["transforms"][1][0]["order"][3] = json["transforms"][1][0]["order"][5];
@@ -394,6 +432,14 @@ TEST(SearchState, IsReadBackAndChecked) {
   testing::expect_error(ErrorCode::bad_file, [&] { read_search_state(json, spec, "state"); });
   json = nlohmann::json::parse(to_json(state).dump());
   json["steps"] = 1e300;
+  testing::expect_error(ErrorCode::bad_file, [&] { read_search_state(json, spec, "state"); });
+  for (const int step : {7, -1}) {
+    json = nlohmann::json::parse(to_json(state).dump());
+    json["history"][0]["step"] = step;
+    testing::expect_error(ErrorCode::bad_file, [&] { read_search_state(json, spec, "state"); });
+  }
+  json = nlohmann::json::parse(to_json(state).dump());
+  json["history"][0]["moves"][1]["layer"] = spec.layers;
   testing::expect_error(ErrorCode::bad_file, [&] { read_search_state(json, spec, "state"); });
   json = nlohmann::json::object();
   testing::expect_error(ErrorCode::bad_file, [&] { read_search_state(json, spec, "state"); });

@@ -6,12 +6,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/formats/codec.h"
 #include "models/decoder.h"
 #include "quantizer/quantize.h"
+#include "quantizer/search/moves.h"
 #include "runtime/files/packed_matrix.h"
+#include "tests/support/random.h"
 #include "tests/support/scratch_folder.h"
 #include "tests/support/tiny_model.h"
 #include "tests/support/transforms.h"
@@ -116,56 +119,149 @@ INSTANTIATE_TEST_SUITE_P(Models, SearchedLayerOf,
                            return model + (std::get<1>(of.param) ? "_compensated" : "_nearest");
                          });
 
-TEST_P(SearchedLayerOf, IsWhatTheTransformsMakeOfTheSource) {
-  const auto& [name, compensated] = GetParam();
-  std::optional<double> damping;
-  if (compensated) damping = 0.1;
-  const testing::ScratchFolder folder;
-  const auto source = std::make_shared<const ModelSource>(testing::data_model(name));
-  QuantizeOptions options;
-  options.recipe.bits = 8;
-  options.recipe.group = 32;
-  quantize(source, folder / "8.gguf", options, {});
-  const auto model =
-      load_decoder(std::make_shared<const ModelSource>(folder / "8.gguf"), RowOrder::gguf);
-  LayerWeights& now = model->weights().layers[static_cast<std::size_t>(kLayer)];
-  const FloatLayer original = float_layer(*source, model->spec(), now);
-  const std::vector<Coupling> couplings = couplings_of(model->spec());
-  std::vector<ChannelTransform> transforms;
-  for (const Coupling& coupling : couplings) transforms.emplace_back(coupling.channels);
-  ThreadPool pool(2);
-  const auto backend = make_cpu_backend({2, ""});
-  SearchedLayer layer(couplings, original, now, transforms, {RangeKind::mse, false, damping}, pool);
-
-  std::mt19937 random(11);
-  for (int step = 0; step < 40; ++step) {
-    const std::size_t c = random() % couplings.size();
-    SCOPED_TRACE(::testing::Message() << step << ": " << couplings[c].name);
-    const ChannelTransform next = testing::random_transform(couplings[c], random);
-    const auto moments = [&](LayerMatrix of) {
-      return moments_of(layer.layout(of).cols, *backend);
-    };
+// A layer of a model rounded to so many bits, in the middle of a search.
+struct MovedLayer {
+  MovedLayer(const char* name, int bits, bool compensated)
+      : source(std::make_shared<const ModelSource>(testing::data_model(name))) {
+    if (compensated) damping = 0.1;
+    QuantizeOptions options;
+    options.recipe.bits = bits;
+    options.recipe.group = 32;
+    quantize(source, folder / "x.gguf", options, {});
+    model = load_decoder(std::make_shared<const ModelSource>(folder / "x.gguf"), RowOrder::gguf);
+    couplings = couplings_of(model->spec());
+    for (const Coupling& coupling : couplings) transforms.emplace_back(coupling.channels);
+    original = float_layer(*source, model->spec(), now());
+    layer.emplace(couplings, original, now(), transforms, Remaking{RangeKind::mse, false, damping},
+                  pool);
+    for (std::size_t m = 0; m < kLayerMatrices; ++m) {
+      const FloatLayer::Part& part = original[static_cast<LayerMatrix>(m)];
+      slopes[m].gradient = random_floats(part.weight.size(), static_cast<std::uint32_t>(m));
+      slopes[m].curvature.assign(static_cast<std::size_t>(part.rows), 0.0f);
+    }
+  }
+  LayerWeights& now() { return model->weights().layers[static_cast<std::size_t>(kLayer)]; }
+  Hessian moments(LayerMatrix of) { return moments_of(layer->layout(of).cols, *backend); }
+  void apply(std::size_t c, const ChannelTransform& next) {
     std::optional<Hessian> makers, readers;
     if (!couplings[c].makers.empty()) makers = moments(couplings[c].makers.front().matrix);
     if (!couplings[c].readers.empty()) readers = moments(couplings[c].readers.front().matrix);
-    const std::vector<std::byte> before = bytes_of(now);
-    layer.apply(c, next, makers ? &*makers : nullptr, readers ? &*readers : nullptr);
-    EXPECT_NE(bytes_of(now), before);
+    layer->apply(c, next, makers ? &*makers : nullptr, readers ? &*readers : nullptr);
+  }
+  double predicted() {
+    std::map<LayerMatrix, std::vector<float>> seen;
+    const auto of = [&](LayerMatrix matrix) {
+      return seen.try_emplace(matrix, moments(matrix).means()).first->second.data();
+    };
+    return layer->predicted(slopes, of, *backend);
+  }
+
+  testing::ScratchFolder folder;
+  std::shared_ptr<const ModelSource> source;
+  std::optional<double> damping;
+  std::unique_ptr<Decoder> model;
+  std::vector<Coupling> couplings;
+  std::vector<ChannelTransform> transforms;
+  FloatLayer original;
+  ThreadPool pool{2};
+  std::unique_ptr<Backend> backend = make_cpu_backend({2, ""});
+  std::optional<SearchedLayer> layer;
+  LayerSlopes slopes;
+};
+
+TEST_P(SearchedLayerOf, IsWhatTheTransformsMakeOfTheSource) {
+  const auto& [name, compensated] = GetParam();
+  MovedLayer of(name, 8, compensated);
+  std::mt19937 random(11);
+  for (int step = 0; step < 40; ++step) {
+    const std::size_t c = random() % of.couplings.size();
+    SCOPED_TRACE(::testing::Message() << step << ": " << of.couplings[c].name);
+    const ChannelTransform next = testing::random_transform(of.couplings[c], random);
+    const std::vector<std::byte> before = bytes_of(of.now());
+    of.apply(c, next);
+    EXPECT_NE(bytes_of(of.now()), before);
+    double held = 0;
+    for (std::size_t m = 0; m < kLayerMatrices; ++m) {
+      const std::vector<float>& weights = of.original[static_cast<LayerMatrix>(m)].weight;
+      for (const float w : weights) held += static_cast<double>(w * w);
+    }
+    // The moves change weights by all they are, and what the weights compute by what 8 bits lose.
+    EXPECT_LT(std::fabs(of.predicted()), 0.1 * std::sqrt(held));
+    const std::size_t also = random() % of.couplings.size();
+    const ChannelTransform other = testing::random_transform(of.couplings[also], random);
+    const bool both = also != c && independent(of.couplings[c], of.couplings[also]);
+    if (both) of.apply(also, other);
     if (step % 3 == 2) {
-      layer.undo();
-      ASSERT_EQ(bytes_of(now), before);
+      of.layer->undo();
+      ASSERT_EQ(bytes_of(of.now()), before);
       continue;
     }
-    layer.accept();
-    EXPECT_EQ(transforms[c], next);
-    FloatLayer expected = original;
-    for (std::size_t i = 0; i < couplings.size(); ++i) {
-      const FloatLayer from = expected;
-      transform(from, couplings[i], transforms[i], expected);
+    of.layer->accept();
+    EXPECT_EQ(of.transforms[c], next);
+    if (both) {
+      EXPECT_EQ(of.transforms[also], other);
     }
-    expect_layer(now, expected, compensated);
+    FloatLayer expected = of.original;
+    for (std::size_t i = 0; i < of.couplings.size(); ++i) {
+      const FloatLayer from = expected;
+      transform(from, of.couplings[i], of.transforms[i], expected);
+    }
+    expect_layer(of.now(), expected, compensated);
     if (HasFatalFailure()) return;
   }
+}
+
+// Queries and keys are no more than rows, so what the screen says of turning them is what it does:
+// what it takes over is better, whatever the places and scales they stand at.
+TEST_P(SearchedLayerOf, TurnsWhereTheScreenSaysThatItPays) {
+  const auto& [name, compensated] = GetParam();
+  MovedLayer of(name, 2, compensated);
+  std::mt19937 random(11);
+  StepRandom draws(3, 1);
+  int turned = 0;
+  for (std::size_t c = 0; c < of.couplings.size(); ++c) {
+    const Coupling& coupling = of.couplings[c];
+    if (!coupling.name.starts_with("qk")) continue;
+    of.apply(c, testing::random_transform(coupling, random));
+    of.layer->accept();
+    const LayerMatrix first = coupling.makers.front().matrix;
+    const Hessian moments = of.moments(first);
+    const std::vector<float> power = moments.diagonal(), means = moments.means();
+    RowScreen screen;
+    screen.cols = moments.cols();
+    screen.moments = means.data();
+    std::map<LayerMatrix, std::vector<float>> accepted;
+    std::map<LayerMatrix, Compensation> compensations;
+    for (const Coupling::Maker& maker : coupling.makers) {
+      const MatrixView& layout = of.layer->layout(maker.matrix);
+      LossSlope& slope = of.slopes[static_cast<std::size_t>(maker.matrix)];
+      std::fill(slope.curvature.begin(), slope.curvature.end(), 0.01f);
+      RowScreen::Maker& screened = screen.makers.emplace_back(RowScreen::Maker{
+          of.layer->columns(maker.matrix) + maker.first * screen.cols, &layout, power});
+      screened.accepted =
+          accepted.try_emplace(maker.matrix, dequantized(layout)).first->second.data() +
+          maker.first * screen.cols;
+      screened.gradient = slope.gradient.data() + maker.first * screen.cols;
+      screened.curvature = slope.curvature.data() + maker.first;
+      screened.scale_power = maker.power;
+      if (!compensated) continue;
+      screened.compensation =
+          &compensations
+               .try_emplace(maker.matrix, layout, all_groups(layout), moments, *of.damping, of.pool)
+               .first->second;
+    }
+    SearchOptions options;
+    for (int i = 0; i < 8; ++i) {
+      options.local = 1 + 8 * (i % 2);
+      const auto next = screened_turn(of.transforms[c], coupling, options, screen, draws);
+      if (!next) continue;
+      ++turned;
+      of.apply(c, *next);
+      EXPECT_LT(of.predicted(), 0) << coupling.name;
+      of.layer->undo();
+    }
+  }
+  EXPECT_GT(turned, 0);
 }
 
 }  // namespace

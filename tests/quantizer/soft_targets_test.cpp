@@ -72,5 +72,26 @@ TEST(SoftTargets, ForgiveNoCertainty) {
   EXPECT_GT(loss, 20);
 }
 
+TEST(SoftTargets, HaveTheGradientThatDifferencesSay) {
+  for (const std::size_t vocab : {50u, 300u}) {
+    const std::vector<float> teacher = logits_of(vocab, 1);
+    SoftTargets targets(static_cast<std::int64_t>(vocab));
+    targets.add(teacher.data(), log_sum(teacher));
+    const std::vector<float> model = logits_of(vocab, 2);
+    std::vector<float> gradient(vocab);
+    targets.gradient(0, model.data(), log_sum(model), gradient.data());
+    for (std::size_t i = 0; i < vocab; ++i) {
+      const auto loss_at = [&](float change) {
+        std::vector<float> logits = model;
+        logits[i] += change;
+        return targets.cross_entropy(0, logits.data(), log_sum(logits));
+      };
+      const float step = 0.0625f;
+      const double slope = (loss_at(step) - loss_at(-step)) / (2 * static_cast<double>(step));
+      EXPECT_NEAR(gradient[i], slope, 2e-4) << vocab << ' ' << i;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tenfold

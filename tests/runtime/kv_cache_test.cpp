@@ -12,8 +12,13 @@ namespace {
 
 using testing::expect_error;
 
+Backend& cpu() {
+  static const std::unique_ptr<Backend> backend = make_cpu_backend({1, ""});
+  return *backend;
+}
+
 TEST(KvCache, SequencesShareOnePool) {
-  KvCache kv({2, 3, 8, KvType::f16}, 200, 2);
+  KvCache kv({2, 3, 8, KvType::f16}, 200, 2, cpu());
   EXPECT_EQ(kv.capacity(), 256);
   kv.resize(0, 65);
   kv.resize(1, 128);
@@ -28,7 +33,7 @@ TEST(KvCache, SequencesShareOnePool) {
 }
 
 TEST(KvCache, ShrinkingKeepsTheFirstPages) {
-  KvCache kv({1, 1, 4, KvType::f32}, 256);
+  KvCache kv({1, 1, 4, KvType::f32}, 256, 1, cpu());
   kv.resize(0, 200);
   const std::int32_t first = kv.page_table(0)[0];
   kv.resize(0, 10);
@@ -38,7 +43,7 @@ TEST(KvCache, ShrinkingKeepsTheFirstPages) {
 
 TEST(KvCache, LayersDoNotOverlap) {
   const KvShape shape{3, 2, 4, KvType::f16};
-  KvCache kv(shape, 64);
+  KvCache kv(shape, 64, 1, cpu());
   const std::size_t bytes = std::size_t{64} * 2 * 4 * 2;
   EXPECT_EQ(kv.layer(0).v, kv.layer(0).k + bytes);
   EXPECT_EQ(kv.layer(1).k, kv.layer(0).v + bytes);
@@ -48,7 +53,7 @@ TEST(KvCache, LayersDoNotOverlap) {
 
 TEST(KvCache, EightBitSharesHoldTheirScales) {
   const KvShape shape{3, 2, 64, KvType::q8};
-  KvCache kv(shape, 64);
+  KvCache kv(shape, 64, 1, cpu());
   const std::size_t share = 64 * 64 + 64 * sizeof(float);
   EXPECT_EQ(kv_share_bytes(KvType::q8, 64), share);
   EXPECT_EQ(kv.layer(0).page_bytes, 2 * share);
@@ -64,8 +69,8 @@ TEST(KvCache, EightBitSharesHoldTheirScales) {
 
 TEST(KvCache, CopiesASequence) {
   const KvShape shape{2, 1, 16, KvType::f16};
-  KvCache from(shape, 512, 2);
-  KvCache to(shape, 512, 2);
+  KvCache from(shape, 512, 2, cpu());
+  KvCache to(shape, 512, 2, cpu());
   from.resize(0, 70);  // so that pages have other numbers there
   from.resize(1, 130);
   to.resize(0, 64);
@@ -108,7 +113,7 @@ int number_of(const KvCache& kv, std::int32_t page) {
 }
 
 TEST(KvCache, ForksShareWholePagesAndCopyTheLast) {
-  KvCache kv({2, 1, 16, KvType::f16}, 512, 3);  // 8 pages
+  KvCache kv({2, 1, 16, KvType::f16}, 512, 3, cpu());  // 8 pages
   kv.resize(0, 150);
   for (int i = 0; i < 3; ++i) fill(kv, kv.page_table(0)[i], i + 1);
   kv.fork(0, 1, 140);
@@ -130,7 +135,7 @@ TEST(KvCache, ForksShareWholePagesAndCopyTheLast) {
 
 // A sequence that goes back into a page others read must not write there.
 TEST(KvCache, CuttingASharedPageCopiesIt) {
-  KvCache kv({2, 1, 16, KvType::f16}, 256, 2);  // 4 pages
+  KvCache kv({2, 1, 16, KvType::f16}, 256, 2, cpu());  // 4 pages
   kv.resize(0, 128);
   fill(kv, kv.page_table(0)[1], 7);
   kv.fork(0, 1, 128);
@@ -138,7 +143,7 @@ TEST(KvCache, CuttingASharedPageCopiesIt) {
   EXPECT_NE(kv.page_table(1)[1], kv.page_table(0)[1]);
   EXPECT_EQ(number_of(kv, kv.page_table(1)[1]), 7);
   EXPECT_EQ(kv.free_pages(), 1);
-  KvCache full({1, 1, 16, KvType::f16}, 128, 2);
+  KvCache full({1, 1, 16, KvType::f16}, 128, 2, cpu());
   full.resize(0, 128);
   full.fork(0, 1, 128);
   expect_error(ErrorCode::bad_request, [&] { full.resize(1, 100); });  // no page for the copy
@@ -149,7 +154,7 @@ TEST(KvCache, CuttingASharedPageCopiesIt) {
 }
 
 TEST(KvCache, AForkThatNeedsAPageMayFail) {
-  KvCache kv({1, 1, 16, KvType::f16}, 128, 2);
+  KvCache kv({1, 1, 16, KvType::f16}, 128, 2, cpu());
   kv.resize(0, 128);
   expect_error(ErrorCode::bad_request, [&] { kv.fork(0, 1, 100); });
   EXPECT_EQ(kv.length(1), 0);
@@ -158,9 +163,9 @@ TEST(KvCache, AForkThatNeedsAPageMayFail) {
 }
 
 TEST(KvCache, RefusesSizesOutOfRange) {
-  expect_error(ErrorCode::bad_request, [] { KvCache({1, 1, 4, KvType::f16}, 0); });
+  expect_error(ErrorCode::bad_request, [] { KvCache({1, 1, 4, KvType::f16}, 0, 1, cpu()); });
   expect_error(ErrorCode::bad_request, [] {
-    KvCache({1024, 1024, 1024, KvType::f32}, std::int64_t{1} << 40);
+    KvCache({1024, 1024, 1024, KvType::f32}, std::int64_t{1} << 40, 1, cpu());
   });
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 // Running a model in tests without sessions: whole prompts, token by token, or batches.
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -19,8 +20,28 @@ struct LoadedModel {
 
 inline std::vector<float> wanted_logits(LoadedModel& m, const Batch& batch) {
   const std::size_t n = batch.logit_rows.size() * static_cast<std::size_t>(m.model->info().vocab);
-  const float* logits = m.ws.logits.get<float>(n);
-  return {logits, logits + n};
+  const std::span<const float> logits = m.ws.logits_on_host(n);
+  return {logits.begin(), logits.end()};
+}
+
+// The most likely next token, n times over.
+inline std::vector<std::int32_t> greedy_ids(LoadedModel& m, const std::vector<std::int32_t>& prompt,
+                                            std::size_t n, KvType kv_type = KvType::f16) {
+  KvCache kv(kv_shape(m.model->info(), kv_type), 128, 1, *m.ws.backend);
+  std::vector<std::int32_t> produced;
+  std::vector<std::int32_t> input = prompt;
+  std::int32_t position = 0;
+  while (produced.size() < n) {
+    Batch batch;
+    for (const std::int32_t id : input) batch.add(id, position++, 0);
+    batch.logit_rows.push_back(static_cast<std::int32_t>(input.size()) - 1);
+    forward(*m.model, batch, kv, m.ws);
+    const std::vector<float> logits = wanted_logits(m, batch);
+    const auto best = std::max_element(logits.begin(), logits.end()) - logits.begin();
+    produced.push_back(static_cast<std::int32_t>(best));
+    input = {produced.back()};
+  }
+  return produced;
 }
 
 // Logits [tokens, vocab] of every position, prompts of one sequence each, fed `chunk` tokens at a
@@ -31,7 +52,8 @@ inline std::vector<std::vector<float>> run_prompts(
   std::size_t longest = 0;
   for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
   const auto n = static_cast<std::int32_t>(prompts.size());
-  KvCache kv(kv_shape(m.model->info(), kv_type), n * static_cast<std::int64_t>(longest + 64), n);
+  KvCache kv(kv_shape(m.model->info(), kv_type), n * static_cast<std::int64_t>(longest + 64), n,
+             *m.ws.backend);
   std::vector<std::vector<float>> logits(prompts.size());
   if (chunk == 0) chunk = longest;
   for (std::size_t begin = 0; begin < longest; begin += chunk) {

@@ -80,6 +80,15 @@ TEST(OutputFile, LeavesNothingBehindWithoutCommit) {
   EXPECT_EQ(folder.n_entries(), 0u);
 }
 
+TEST(OutputFile, SpaceIsThatOfItsFileSystem) {
+  const ScratchFolder folder;
+  check_space(folder / "out", 1);
+  check_space(folder / "missing/out", 1);  // opening it says what is wrong
+  const std::string said =
+      expect_error(ErrorCode::io, [&] { check_space(folder / "out", std::uint64_t{1} << 62); });
+  EXPECT_THAT(said, HasSubstr("out: needs 4398046511104 MiB of disk, and only "));
+}
+
 TEST(OutputFile, ReplacesOnlyWhenAsked) {
   const ScratchFolder folder;
   folder.write("out", "old");

@@ -1,0 +1,40 @@
+#pragma once
+// Which launch of the packed kernels is fastest for a shape on a device, as `tenfold bench --tune`
+// found it. A text file, a line a shape:
+//
+//   format min_kind block rows cols tokens = decode_warps tile_tokens panels ways stages
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <tuple>
+#include <vector>
+
+#include "kernels/cuda/packed_linear.h"
+
+namespace tenfold::cuda {
+
+class TuningTable {
+ public:
+  // Reads the file where there is one; lines that say something else are passed over.
+  explicit TuningTable(std::filesystem::path file);
+
+  // Of the first band. Null: nothing is known.
+  const Tuning* find(const DeviceProduct& product) const;
+  void set(const DeviceProduct& product, const Tuning& tuning);
+  // Throws io. Nothing where no file was named.
+  void save() const;
+
+ private:
+  // Format, kind of minimum, block, rows, cols, tokens rounded up.
+  using Key = std::tuple<int, int, int, int, int, int>;
+  static Key key_of(const DeviceProduct& product);
+
+  std::filesystem::path file_;
+  std::map<Key, Tuning> best_;
+};
+
+// What is worth trying for so many tokens.
+std::vector<Tuning> tuning_candidates(int tokens);
+
+}  // namespace tenfold::cuda

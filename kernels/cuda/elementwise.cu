@@ -1,0 +1,180 @@
+// What has no sums: activations, rotations, copies of rows, conversions.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <algorithm>
+
+#include "kernels/cuda/exp.cuh"
+#include "kernels/cuda/ops.h"
+
+namespace tenfold::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr std::int64_t kMostBlocks = 65535;  // of gridDim.y; the kernels go on in steps of the grid
+
+unsigned blocks_for(std::int64_t n) {
+  return static_cast<unsigned>(std::min((n + kThreads - 1) / kThreads, kMostBlocks));
+}
+dim3 grid_for(std::int64_t cols, std::int64_t rows) {
+  return {blocks_for(cols), static_cast<unsigned>(std::min(rows, kMostBlocks))};
+}
+
+bool aligned16(const void* a, const void* b) {
+  return (reinterpret_cast<std::uintptr_t>(a) | reinterpret_cast<std::uintptr_t>(b)) % 16 == 0;
+}
+
+__device__ std::int64_t first_index() { return std::int64_t{blockIdx.x} * kThreads + threadIdx.x; }
+__device__ std::int64_t index_step() { return std::int64_t{gridDim.x} * kThreads; }
+
+struct SiluMul {
+  __device__ float operator()(float gate, float up) const {
+    return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, exp_of(-gate))), up);
+  }
+};
+struct Relu {
+  __device__ float operator()(float x, float) const { return x > 0.0f ? x : 0.0f; }
+};
+
+// x[i] = function(x[i], other[i]), four at a time where `vector`: then both are aligned to 16.
+template <bool vector, typename Function>
+__global__ void __launch_bounds__(kThreads)
+    apply(float* x, const float* other, std::int64_t n, Function function) {
+  const std::int64_t n_vectors = vector ? n / 4 : 0;
+  for (std::int64_t i = first_index(); i < n_vectors; i += index_step()) {
+    float4 a = reinterpret_cast<float4*>(x)[i];
+    const float4 b = reinterpret_cast<const float4*>(other)[i];
+    a = {function(a.x, b.x), function(a.y, b.y), function(a.z, b.z), function(a.w, b.w)};
+    reinterpret_cast<float4*>(x)[i] = a;
+  }
+  for (std::int64_t i = 4 * n_vectors + first_index(); i < n; i += index_step()) {
+    x[i] = function(x[i], other[i]);
+  }
+}
+
+template <typename Function>
+cudaError_t launch_apply(float* x, const float* other, std::int64_t n, Function function,
+                         cudaStream_t stream) {
+  if (n == 0) return cudaSuccess;
+  if (aligned16(x, other)) {
+    apply<true><<<blocks_for((n + 3) / 4), kThreads, 0, stream>>>(x, other, n, function);
+  } else {
+    apply<false><<<blocks_for(n), kThreads, 0, stream>>>(x, other, n, function);
+  }
+  return cudaGetLastError();
+}
+
+// A thread for each pair of a token.
+__global__ void __launch_bounds__(kThreads)
+    rotate(float* x, const float* cos, const float* sin, std::int64_t tokens, int heads, int half,
+           bool interleaved) {
+  const int pairs = heads * half;
+  for (std::int64_t t = blockIdx.y; t < tokens; t += gridDim.y) {
+    for (int p = static_cast<int>(first_index()); p < pairs; p += static_cast<int>(index_step())) {
+      const int head = p / half, i = p % half;
+      float* v = x + (t * heads + head) * 2 * half;
+      float* a = v + (interleaved ? 2 * i : i);
+      float* b = interleaved ? a + 1 : a + half;
+      const float a0 = *a, b0 = *b, c = cos[t * half + i], s = sin[t * half + i];
+      *a = __fsub_rn(__fmul_rn(a0, c), __fmul_rn(b0, s));
+      *b = __fadd_rn(__fmul_rn(a0, s), __fmul_rn(b0, c));
+    }
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    gather(const float* x, const std::int32_t* rows, std::int64_t n, std::int64_t dim, float* y) {
+  for (std::int64_t i = blockIdx.y; i < n; i += gridDim.y) {
+    const float* from = x + rows[i] * dim;
+    for (std::int64_t c = first_index(); c < dim; c += index_step()) y[i * dim + c] = from[c];
+  }
+}
+
+__device__ void put(float* to, float value) { *to = value; }
+__device__ void put(__half* to, float value) { *to = __float2half_rn(value); }
+__device__ void put(__nv_bfloat16* to, float value) { *to = __float2bfloat16_rn(value); }
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    convert(const float* x, std::int64_t ldx, const std::int32_t* source, const float* factor,
+            std::int64_t tokens, std::int64_t cols, T* out) {
+  for (std::int64_t t = blockIdx.y; t < tokens; t += gridDim.y) {
+    for (std::int64_t c = first_index(); c < cols; c += index_step()) {
+      float value = x[t * ldx + (source == nullptr ? c : source[c])];
+      if (factor != nullptr) value = __fmul_rn(value, factor[c]);
+      put(out + t * cols + c, value);
+    }
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    add_to(const float* product, const float* bias, std::int64_t tokens, std::int64_t rows,
+           float* y, std::int64_t ldy, bool accumulate) {
+  for (std::int64_t t = blockIdx.y; t < tokens; t += gridDim.y) {
+    for (std::int64_t r = first_index(); r < rows; r += index_step()) {
+      float value = product[t * rows + r];
+      if (bias != nullptr) value = __fadd_rn(value, bias[r]);
+      float* to = y + t * ldy + r;
+      *to = accumulate ? __fadd_rn(*to, value) : value;
+    }
+  }
+}
+
+}  // namespace
+
+cudaError_t silu_mul(float* gate, const float* up, std::int64_t n, cudaStream_t stream) {
+  return launch_apply(gate, up, n, SiluMul{}, stream);
+}
+
+cudaError_t relu(float* x, std::int64_t n, cudaStream_t stream) {
+  return launch_apply(x, x, n, Relu{}, stream);
+}
+
+cudaError_t rope(float* x, const float* cos, const float* sin, std::int64_t tokens,
+                 std::int64_t heads, std::int64_t head_dim, bool interleaved, cudaStream_t stream) {
+  const std::int64_t half = head_dim / 2;
+  if (tokens == 0 || half == 0) return cudaSuccess;
+  rotate<<<grid_for(heads * half, tokens), kThreads, 0, stream>>>(
+      x, cos, sin, tokens, static_cast<int>(heads), static_cast<int>(half), interleaved);
+  return cudaGetLastError();
+}
+
+cudaError_t gather_rows(const float* x, const std::int32_t* rows, std::int64_t n, std::int64_t dim,
+                        float* y, cudaStream_t stream) {
+  if (n == 0) return cudaSuccess;
+  gather<<<grid_for(dim, n), kThreads, 0, stream>>>(x, rows, n, dim, y);
+  return cudaGetLastError();
+}
+
+cudaError_t convert_rows(const float* x, std::int64_t ldx, const std::int32_t* source,
+                         const float* factor, std::int64_t tokens, std::int64_t cols, Format format,
+                         void* out, cudaStream_t stream) {
+  if (tokens == 0) return cudaSuccess;
+  const auto launch = [&](auto* to) {
+    convert<<<grid_for(cols, tokens), kThreads, 0, stream>>>(x, ldx, source, factor, tokens, cols,
+                                                             to);
+    return cudaGetLastError();
+  };
+  switch (format) {
+    case Format::f32:
+      return launch(static_cast<float*>(out));
+    case Format::f16:
+      return launch(static_cast<__half*>(out));
+    case Format::bf16:
+      return launch(static_cast<__nv_bfloat16*>(out));
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+cudaError_t add_bias(const float* product, const float* bias, std::int64_t tokens,
+                     std::int64_t rows, float* y, std::int64_t ldy, bool accumulate,
+                     cudaStream_t stream) {
+  if (tokens == 0) return cudaSuccess;
+  add_to<<<grid_for(rows, tokens), kThreads, 0, stream>>>(product, bias, tokens, rows, y, ldy,
+                                                          accumulate);
+  return cudaGetLastError();
+}
+
+}  // namespace tenfold::cuda
