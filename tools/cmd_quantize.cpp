@@ -519,7 +519,7 @@ void add_search_options(CLI::App& sub, Options& options) {
       ->type_name("A");
   add("--local", options.local,
       "changes tried by a local error for each that is confirmed; 0: random ones, as in the "
-      "paper; default 256")
+      "paper; default 64")
       ->check(in_range(0, 1 << 20))
       ->type_name("N");
   add("--early", options.early,

@@ -29,7 +29,7 @@ struct SearchOptions {
   // Proposals that are tried by the local error for each that is confirmed, rotations only where
   // they are exact; 0: none, each step changes a tenth of a coupling's channels at random, as the
   // paper does.
-  std::int64_t local = 256;
+  std::int64_t local = 64;
   double scale_step = 1e-2, rotate_step = 1e-5;  // standard deviations of the paper's moves
   double early = 0.02;                           // objective.h
   std::int64_t patience = 20;  // stop after so many steps without a lower held-out loss; 0: never
