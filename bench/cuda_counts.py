@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ROWS, COLS = 128, 4096
 FILE_BYTES = ROWS * COLS // (16 * 256) * (1024 + 64 + 8)  # codes, scales and zero points
 INTEGER = {"LOP3", "SHF", "IMAD", "IADD3", "LEA", "PRMT", "ISETP", "SEL", "MOV", "CS2R", "PLOP3", "P2R", "R2P",
-           "IABS", "IMNMX"}
+           "IABS", "IMNMX", "VIADD", "VIMNMX"}
 FLOAT = {"FADD", "FMUL", "FFMA", "HADD2", "I2F", "I2FP"}
 
 

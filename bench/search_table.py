@@ -127,7 +127,7 @@ class Table:
                       f"{100 * gained / gap:.0f} %"]
         searches = [made["search"] for made in after]
         mean = lambda key: statistics.fmean(search[key] for search in searches)
-        cells += [f"{mean('accepted'):.0f}", f"{mean('loss'):.4f}",
+        cells += [curve(searches), f"{mean('loss'):.4f}",
                   f"{mean('start_held_out'):.4f} → {mean('held_out'):.4f}",
                   minutes(after)]
         return "| " + " | ".join(cells) + " |"
@@ -135,7 +135,7 @@ class Table:
     def print(self) -> None:
         texts = [column for text in ("WikiText-2", "C4")
                  for column in (f"{text} before", "after", "p", "of the gap")]
-        columns = ["start", *texts, "kept", "loss", "held out", "CPU minutes"]
+        columns = ["start", *texts, "kept: in quarters of the steps", "loss", "held out", "CPU minutes"]
         print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns), flush=True)
         for name, (start, search) in SUITES[self.args.suite].items():
             if self.args.only and name not in self.args.only:
@@ -145,6 +145,15 @@ class Table:
 
 def mean_of_seeds(losses) -> list:
     return [statistics.fmean(window) for window in zip(*losses)]
+
+
+def curve(searches) -> str:
+    """Steps that were kept, a search."""
+    quarters = [0] * 4
+    for search in searches:
+        for step in search["history"]:
+            quarters[min(3, 4 * step["step"] // search["steps"])] += 1 / len(searches)
+    return f"{sum(quarters):.0f}: " + ", ".join(f"{kept:.0f}" for kept in quarters)
 
 
 def minutes(models) -> str:

@@ -154,13 +154,13 @@ struct DecodeAhead {
 
   __device__ __forceinline__ DecodeAhead(const std::byte* codes, const std::byte* factors,
                                          std::int64_t code_step, std::int64_t step,
-                                         int run_segments, int panels, int lane)
-      : at(codes - code_step, factors - step, lane),
+                                         int run_segments, int panels)
+      : at{codes - code_step, factors - step},
         factor_step(step),
         run(run_segments),
         in_run(run_segments),
         left(run_segments * panels) {}
-  __device__ __forceinline__ void copy(const BandProduct& a, int row_factor_bytes, std::byte* stage,
+  __device__ __forceinline__ void copy(const BandProduct& a, int row_factor_bytes, unsigned stage,
                                        int lane) {
     if (left > 0) {
       --left;
@@ -214,8 +214,8 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
   const int end = slice_begin(first_slice + slices, segments);
   auto* sums = reinterpret_cast<float*>(shared);  // [2][kSlices][kDecodeTokens][rows]
   int other_half = kSlices * detail::kSliceStride;
-  auto* const rings = reinterpret_cast<std::byte*>(sums + 2 * other_half);
-  const int ring = warp * shape.ring_bytes, ring_end = ring + shape.ring_bytes;
+  const unsigned ring = detail::shared_address(sums + 2 * other_half) + warp * shape.ring_bytes;
+  const unsigned ring_end = ring + shape.ring_bytes;
 
   const int panels_left =
       (panels - static_cast<int>(blockIdx.x) + static_cast<int>(gridDim.x) - 1) /
@@ -228,10 +228,10 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
       weights,
       one_group ? a.band.row_factors + std::int64_t{blockIdx.x} * kFactors
                 : weights + F::bits * 512,
-      a.band.segment_bytes, one_group ? 0 : a.band.segment_bytes, end - begin, panels_left, lane);
-  int stage = ring, ahead_stage = ring;  // bytes into all rings
+      a.band.segment_bytes, one_group ? 0 : a.band.segment_bytes, end - begin, panels_left);
+  unsigned stage = ring, ahead_stage = ring;
   for (; ahead_stage + Segment::kStageBytes < ring_end; ahead_stage += Segment::kStageBytes) {
-    ahead.copy(a, kFactors, rings + ahead_stage, lane);
+    ahead.copy(a, kFactors, ahead_stage, lane);
   }
   wait_for_inputs();
   Input x{};
@@ -250,7 +250,7 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
 #pragma unroll 1
       for (; segment < slice_end; ++segment) {
         __syncwarp();  // all lanes have read what is overwritten now
-        ahead.copy(a, kFactors, rings + ahead_stage, lane);
+        ahead.copy(a, kFactors, ahead_stage, lane);
         ahead_stage = stage;
         if (ahead.left <= 0) let_next_begin();
         if (shape.stages == 2) {
@@ -260,7 +260,7 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
         }
         __syncwarp();
         Segment now;
-        now.read(rings + stage, lane);
+        now.read(stage, lane);
         stage += Segment::kStageBytes;
         if (stage == ring_end) stage = ring;
         detail::add_segment(now, x, at, acc);
@@ -270,8 +270,7 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
         }
       }
       float* to = sums + slice * detail::kSliceStride + q * detail::kTokenStride + 2 * g;
-      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(
-                       static_cast<unsigned>(__cvta_generic_to_shared(to))),
+      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(detail::shared_address(to)),
                    "f"(acc[0]), "f"(acc[1])
                    : "memory");  // the compiler makes two of it
     }

@@ -66,21 +66,21 @@ __device__ __forceinline__ void load_dwords(const void* p, unsigned* to) {
   }
 }
 
-// 4, 8 or 16 bytes to shared memory, in the background where the device can.
-template <int bytes>
-__device__ __forceinline__ void copy_async(const void* from, void* to) {
+// What the kernels call places in shared memory: from a pointer sm_90 finds its window anew at each
+// use.
+__device__ __forceinline__ unsigned shared_address(const void* p) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(p));
+}
+
+// 16 bytes to shared memory, in the background where the device can.
+__device__ __forceinline__ void copy_async(const void* from, unsigned to) {
 #if __CUDA_ARCH__ >= 800
-  const auto at = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  if constexpr (bytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
-  } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(bytes)
-                 : "memory");
-  }
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 #else
-  if constexpr (bytes == 16) *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
-  if constexpr (bytes == 8) *static_cast<uint2*>(to) = *static_cast<const uint2*>(from);
-  if constexpr (bytes == 4) *static_cast<unsigned*>(to) = *static_cast<const unsigned*>(from);
+  const uint4 v = *static_cast<const uint4*>(from);
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w)
+               : "memory");
 #endif
 }
 __device__ __forceinline__ void commit_copies() {
@@ -98,18 +98,22 @@ __device__ __forceinline__ void wait_for_copies() {
 
 // Dwords from shared memory, in the largest pieces that their place allows.
 template <int n_dwords>
-__device__ __forceinline__ void read_dwords(const std::byte* from, unsigned* to) {
+__device__ __forceinline__ void read_dwords(unsigned from, unsigned* to) {
   constexpr int piece = n_dwords % 4 == 0 ? 4 : n_dwords % 2 == 0 ? 2 : 1;
 #pragma unroll
   for (int i = 0; i < n_dwords; i += piece) {
     if constexpr (piece == 4) {
-      const uint4 v = *reinterpret_cast<const uint4*>(from + 4 * i);
-      to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
+      asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(to[i]), "=r"(to[i + 1]), "=r"(to[i + 2]), "=r"(to[i + 3])
+                   : "r"(from + 4 * i)
+                   : "memory");
     } else if constexpr (piece == 2) {
-      const uint2 v = *reinterpret_cast<const uint2*>(from + 4 * i);
-      to[i] = v.x, to[i + 1] = v.y;
+      asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
+                   : "=r"(to[i]), "=r"(to[i + 1])
+                   : "r"(from + 4 * i)
+                   : "memory");
     } else {
-      to[i] = *reinterpret_cast<const unsigned*>(from + 4 * i);
+      asm volatile("ld.shared.u32 %0, [%1];" : "=r"(to[i]) : "r"(from + 4 * i) : "memory");
     }
   }
 }
@@ -145,6 +149,19 @@ __device__ __forceinline__ unsigned quad(const unsigned* dwords, int row) {
   return result;
 }
 
+// Byte i. sm_90 moves the middle ones to the end before it converts them: three instructions.
+template <int i>
+__device__ __forceinline__ float float_of_byte(unsigned bytes) {
+#if __CUDA_ARCH__ >= 900
+  if constexpr (i == 1 || i == 2) {
+    constexpr float magic = 8388608.0f;  // its bits end in the number that is added
+    return __fsub_rn(__uint_as_float(__byte_perm(bytes, __float_as_uint(magic), 0x7650 | i)),
+                     magic);
+  }
+#endif
+  return __uint2float_rn(bytes >> 8 * i & 255);
+}
+
 __device__ __forceinline__ float2 halves(unsigned pair) {
   return __half22float2(reinterpret_cast<const __half2&>(pair));
 }
@@ -161,25 +178,24 @@ struct Segment {
   unsigned codes[4 * F::bits];
   unsigned factors[kFactors];
 
-  // What a lane copies of a segment: 16 bytes here and there. A step leads to another segment.
+  // The same in all lanes. A step leads to another segment.
   struct Place {
     const std::byte *codes, *factors;
-    __device__ __forceinline__ Place(const std::byte* codes_at, const std::byte* factors_at,
-                                     int lane)
-        : codes(codes_at + lane * 16), factors(factors_at + lane * 16) {}
     __device__ __forceinline__ void advance(std::int64_t code_step, std::int64_t factor_step) {
       codes += code_step, factors += factor_step;
     }
   };
   // Codes are the lane's own, factors those of others too: they need a barrier of the warp at
   // least.
-  static __device__ __forceinline__ void copy(const Place& from, std::byte* stage, int lane) {
-    std::byte* to = stage + lane * 16;
+  static __device__ __forceinline__ void copy(const Place& from, unsigned stage, int lane) {
+    const unsigned at = lane * 16;
 #pragma unroll
-    for (int i = 0; i < F::bits; ++i) copy_async<16>(from.codes + i * 512, to + i * 512);
-    if (lane < 2 * kFactors) copy_async<16>(from.factors, to + kCodeBytes);
+    for (int i = 0; i < F::bits; ++i) {
+      copy_async(from.codes + at + i * 512, stage + at + i * 512);
+    }
+    if (lane < 2 * kFactors) copy_async(from.factors + at, stage + at + kCodeBytes);
   }
-  __device__ __forceinline__ void read(const std::byte* stage, int lane) {
+  __device__ __forceinline__ void read(unsigned stage, int lane) {
 #pragma unroll
     for (int i = 0; i < F::bits; ++i) {
       read_dwords<4>(stage + (i * 32 + lane) * 16, codes + 4 * i);
@@ -205,9 +221,9 @@ struct Segment {
     if constexpr (min_kind == 2) return halves(factors[kGroups + i]);
     constexpr float middle = static_cast<float>((1 << F::bits) - 1) * 0.5f;
     if constexpr (min_kind == 1) return {-__fmul_rn(s.x, middle), -__fmul_rn(s.y, middle)};
-    const unsigned pair = factors[kGroups + i / 2] >> i % 2 * 16;
-    return {-__fmul_rn(s.x, __uint2float_rn(pair & 255)),
-            -__fmul_rn(s.y, __uint2float_rn(pair >> 8 & 255))};
+    const unsigned zeros = factors[kGroups + i / 2];
+    return {-__fmul_rn(s.x, float_of_byte<i % 2 * 2>(zeros)),
+            -__fmul_rn(s.y, float_of_byte<i % 2 * 2 + 1>(zeros))};
   }
 };
 

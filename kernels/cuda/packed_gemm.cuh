@@ -34,15 +34,15 @@ struct GemmInput {
 
   // By threads `thread` of `threads`; token: the tile's first; tiles: those that exist.
   static __device__ __forceinline__ void copy(const DeviceInput& in, int segment, int plane,
-                                              int token, int tiles, std::byte* to, int thread,
+                                              int token, int tiles, unsigned to, int thread,
                                               int threads) {
     constexpr int kPieces = kSegmentCols / 16;  // of a token
     const std::int64_t first = std::int64_t{plane} * in.padded_tokens + token;
     const std::int8_t* codes = in.codes + first * in.cols + segment * kSegmentCols;
     for (int i = thread; i < tiles * kTile * kPieces; i += threads) {
       const int t = i / kPieces, piece = i % kPieces;
-      copy_async<16>(codes + std::int64_t{t} * in.cols + piece * 16,
-                     to + t * kInputStride + piece * 16);
+      copy_async(codes + std::int64_t{t} * in.cols + piece * 16,
+                 to + t * kInputStride + piece * 16);
     }
     // Factors of two tokens are 16 bytes.
     const float* factors =
@@ -50,8 +50,8 @@ struct GemmInput {
     for (int i = thread; i < kBlocks * kTokens / 2; i += threads) {
       const int b = i / (kTokens / 2), pair = i % (kTokens / 2);
       if (pair >= tiles * (kTile / 2)) continue;
-      copy_async<16>(factors + (std::int64_t{b} * 2 * in.padded_tokens + pair * 2) * 2,
-                     to + kCodeBytes + (b * kTokens + pair * 2) * 8);
+      copy_async(factors + (std::int64_t{b} * 2 * in.padded_tokens + pair * 2) * 2,
+                 to + kCodeBytes + (b * kTokens + pair * 2) * 8);
     }
   }
 };
@@ -217,7 +217,8 @@ __global__ void __launch_bounds__(kGemmThreads<n_tiles>) packed_gemm(BandProduct
   auto* const masks =
       reinterpret_cast<std::uint8_t*>(weights + warps * s.stages * Segment::kStageBytes);
   std::byte* const input_ring = inputs + way * s.stages * Input::kBytes;
-  std::byte* const weight_ring = weights + warp * s.stages * Segment::kStageBytes;
+  const unsigned weight_ring =
+      detail::shared_address(weights + warp * s.stages * Segment::kStageBytes);
 
   int slice = way * (kSlices / s.ways);
   const int slices_end = slice + kSlices / s.ways;
@@ -232,14 +233,13 @@ __global__ void __launch_bounds__(kGemmThreads<n_tiles>) packed_gemm(BandProduct
         a.band.row_factors == nullptr
             ? at + F::bits * 512
             : a.band.row_factors + std::int64_t{panel} * factor_bytes(block, min_kind);
-    Segment::copy(typename Segment::Place(at, factors, lane),
-                  weight_ring + stage * Segment::kStageBytes, lane);
+    Segment::copy({at, factors}, weight_ring + stage * Segment::kStageBytes, lane);
   };
   const auto copy_next = [&] {
     if (next_segment < end) {
       if (next_plane == 0 && has_rows) copy_weights(next_segment, next_weight);
       Input::copy(a.x, next_segment, next_plane, token, tiles,
-                  input_ring + next_input * Input::kBytes, thread, threads);
+                  detail::shared_address(input_ring + next_input * Input::kBytes), thread, threads);
       if (next_plane == 0 && ++next_weight == s.stages) next_weight = 0;
       if (next_plane == 0 && masks[next_segment] != 0) {
         next_plane = 1;
