@@ -74,7 +74,7 @@ void CudaBackend::make_current() { check(cudaSetDevice(limits_.device), "be used
 Buffer CudaBackend::allocate(std::size_t bytes) {
   make_current();
   ++allocations_;
-  return device_memory(bytes);
+  return weights_.allocate(bytes);
 }
 
 template <typename T>

@@ -1,6 +1,7 @@
 #pragma once
 // The device's copies of weights, made when they are first met and kept until they are forgotten.
-// Where memory runs out those that the operation at hand does not use make room.
+// Where memory runs out those that the operation at hand does not use make room, for other copies
+// or whatever else needs it.
 
 #include <array>
 #include <cstdint>
@@ -41,6 +42,9 @@ class Resident {
   void forget(const float* values);
   void forget_all();
 
+  // Of any use; makes room for it where that helps.
+  Buffer allocate(std::size_t bytes);
+
  private:
   struct Entry {
     DeviceMatrix matrix;
@@ -50,7 +54,6 @@ class Resident {
     std::uint64_t used = 0;  // in which operation, last
   };
   void* upload(Entry& entry, const void* host, std::size_t bytes);
-  Buffer allocate(std::size_t bytes);
   void finish_uploads();
   void make_room();
   DeviceBand upload_band(Entry& entry, const Band& band, std::int64_t rows);

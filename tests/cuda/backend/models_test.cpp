@@ -146,5 +146,36 @@ TEST_F(CudaPackedModels, ForgetsWhatWasChanged) {
   EXPECT_EQ(before, run_prompts(cuda, kPrompts, 0, KvType::f16));
 }
 
+// Weights that wait for their turn give way to whatever is needed now, and come back.
+TEST_F(CudaPackedModels, MakesRoomWhereMemoryIsShort) {
+  LoadedModel cuda(make("llama-mha", {"-4", 4, false}));
+  cuda.ws.backend = on_device();
+  const auto ids = [&] { return greedy_ids(cuda, kPrompts[1], 6); };
+  const auto expected = ids();
+  std::vector<Buffer> taken;
+  for (std::size_t bytes = std::size_t{1} << 30; bytes >= 2048;) {
+    try {
+      taken.push_back(cuda.ws.backend->allocate(bytes));
+    } catch (const Error& error) {
+      ASSERT_EQ(error.code(), ErrorCode::out_of_memory) << error.what();
+      bytes /= 2;
+    }
+  }
+  std::vector<std::int32_t> found;
+  int failures = 0;
+  for (; found.empty() && !taken.empty(); taken.pop_back()) {
+    try {
+      found = ids();
+    } catch (const Error& error) {
+      ASSERT_EQ(error.code(), ErrorCode::out_of_memory) << error.what();
+      ++failures;
+    }
+  }
+  EXPECT_GT(failures, 0);
+  EXPECT_EQ(found, expected);  // where it was just enough
+  taken.clear();
+  EXPECT_EQ(ids(), expected);
+}
+
 }  // namespace
 }  // namespace tenfold
