@@ -75,7 +75,7 @@ class Bench:
             if there is None:
                 print(f"Seed {seed} does not get to {target:.4f}.")
                 continue
-            # Steps take about the same time; the search is timed to its end.
+            # As if steps took the same time; the search is timed to its end, start included.
             took = found["seconds"] * (there["step"] + 1) / found["steps"]
             ratios.append((there["step"] + 1, whole / there["layer_forwards"], seconds / took))
         print()

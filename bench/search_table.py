@@ -58,9 +58,9 @@ SUITES = {
     }.items()},
     "layers": {f"{n} matched layers": (G128 + MINMAX, [*PARTS, "--match-layers", str(n)])
                for n in (0, 1, 5, 10)},
-    "sequences": {f"{n} sequences": (G128 + MINMAX, ["--calib-seqs", str(n)])
-                  for n in (1, 8, 16, 32, 128)},
-    "widths": {f"{width}, {name}": (flags + STARTS[name], [])
+    "sequences": {f"{n} sequences": (G128 + MINMAX, [*PARTS, "--calib-seqs", str(n)])
+                  for n in (1, 8, 16, 32)},
+    "widths": {f"{width}, {name}": (flags + STARTS[name], SINGLE)
                for width, flags in {"1-bit g64": ["--bits", "1", "--group", "64"],
                                     "2-bit g64": ["--bits", "2", "--group", "64"],
                                     "3-bit g128": ["--bits", "3", "--group", "128"]}.items()
@@ -182,7 +182,7 @@ def main() -> None:
     add("--suite", choices=SUITES, default="starts")
     add("--only", type=lambda text: text.split(";"), help="rows, with ; between them")
     add("--smollm2", type=pathlib.Path, default=cache_folder() / "SmolLM2-135M-Instruct.Q4_1.gguf")
-    add("--steps", type=int, default=1000)
+    add("--steps", type=int, default=20)
     add("--seeds", type=int, default=3)
     add("--calib-seqs", type=int, default=32)
     add("--threads", type=int, default=2)

@@ -487,7 +487,8 @@ void add_search_options(CLI::App& sub, Options& options) {
       ->check(in_range(1, 1 << 30))
       ->type_name("N");
   add("--together", options.together,
-      "layers that a step changes; default: as many as hold 134 million weights")
+      "layers that a step changes; default: as many as hold 134 million weights, with --ranked 0 "
+      "one")
       ->check(in_range(1, 1 << 20))
       ->type_name("N");
   add("--ranked", options.ranked,
@@ -534,7 +535,9 @@ void add_search_options(CLI::App& sub, Options& options) {
       ->check(CLI::Range(0.0, 10.0))
       ->type_name("S");
   add("--patience", options.patience,
-      "stop after so many steps without a lower loss on held-out text; 0: never; default 20")
+      "stop after so many rounds, steps that change as many layers as the model has, without a "
+      "lower "
+      "loss on held-out text; 0: never; default 20")
       ->check(in_range(0, 1 << 30))
       ->type_name("N");
   add("--checkpoint-every", options.checkpoint_every,

@@ -44,7 +44,7 @@ struct Dots {
   std::int32_t v[16];
 };
 template <int bits>
-static constexpr int kDots = 2;
+static constexpr int kDots = 2;  // both panels of its one token
 template <int bits>
 static inline void clear(Dots<bits>& a) {
   for (std::int32_t& v : a.v) v = 0;

@@ -272,7 +272,7 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
       float* to = sums + slice * detail::kSliceStride + q * detail::kTokenStride + 2 * g;
       asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(detail::shared_address(to)),
                    "f"(acc[0]), "f"(acc[1])
-                   : "memory");  // the compiler makes two of it
+                   : "memory");  // which the compiler would split
     }
     __syncthreads();
     if (threadIdx.x < kPanelRows * kDecodeTokens) detail::finish_decode(a, panel, sums);

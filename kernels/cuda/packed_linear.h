@@ -70,6 +70,7 @@ struct Tuning {
   int ways = 0;          // warps that share a row's columns: 1 or 4; panels * ways <= 16, of 64
                          // tokens <= 8
   int stages = 0;        // segments under way or in use: 2 or 3
+  bool operator==(const Tuning&) const = default;
 };
 
 // Launches for each band. cudaErrorInvalidValue for what is not as said above or does not fit into

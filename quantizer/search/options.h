@@ -32,7 +32,9 @@ struct SearchOptions {
   std::int64_t local = 64;
   double scale_step = 1e-2, rotate_step = 1e-5;  // standard deviations of the paper's moves
   double early = 0.02;                           // objective.h
-  std::int64_t patience = 20;  // stop after so many steps without a lower held-out loss; 0: never
+  // Stop after so many rounds (steps that change as many layers as the model has) without a lower
+  // held-out loss; 0: never.
+  std::int64_t patience = 20;
 };
 
 }  // namespace tenfold

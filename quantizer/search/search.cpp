@@ -127,8 +127,8 @@ nlohmann::ordered_json to_json(const SearchState& state) {
 
 std::int64_t layers_of_a_step(const SearchOptions& options, std::int64_t layers,
                               std::int64_t weights_of_a_layer) {
-  const std::int64_t wanted =
-      options.together > 0 ? options.together : kWeightsOfAStep / weights_of_a_layer;
+  std::int64_t wanted = options.together;
+  if (wanted == 0) wanted = options.ranked > 0 ? kWeightsOfAStep / weights_of_a_layer : 1;
   return std::clamp<std::int64_t>(wanted, 1, layers);
 }
 
@@ -238,6 +238,10 @@ Search::Search(const std::vector<ModelTensor>& tensors, const std::vector<LayerF
   state_.start = objective_.start();
   state_.start_held_out = objective_.held_out_loss();
   if (options.ranked > 0) gradient_.emplace(model, objective, pool);
+}
+
+std::int64_t Search::steps_of_a_round() const noexcept {
+  return (model_.spec().layers + together_ - 1) / together_;
 }
 
 void Search::resume(SearchState state) {

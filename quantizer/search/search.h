@@ -54,8 +54,9 @@ struct SearchCounts {
 nlohmann::ordered_json to_json(const SearchCounts& counts);
 nlohmann::ordered_json to_json(const SequenceLoss& loss);
 
-// What a step changes where options.together leaves it open: as many layers as hold 2^27 weights
-// (derivatives, moments and full-precision weights take some 30 bytes each), at least one.
+// What a step changes where options.together leaves it open: where proposals are ranked as many
+// layers as hold 2^27 weights (derivatives, moments and full-precision weights take some 30 bytes
+// each), at least one; else one.
 std::int64_t layers_of_a_step(const SearchOptions& options, std::int64_t layers,
                               std::int64_t weights_of_a_layer);
 
@@ -89,6 +90,8 @@ class Search {
          ThreadPool& pool);
 
   SearchStep step();
+  // Steps that change as many layers as the model has.
+  std::int64_t steps_of_a_round() const noexcept;
   const SearchState& state() const noexcept { return state_; }
   // The source's layer as the search has moved it so far: computes what the source does.
   FloatLayer moved_layer(std::int64_t layer) const;

@@ -265,8 +265,9 @@ class SearchRun {
     searching_ = true;
     const auto goes_on = [&] {
       const SearchState& state = search.state();
+      const std::int64_t patience = wanted.patience * search.steps_of_a_round();
       return state.steps < wanted.steps &&
-             (wanted.patience == 0 || state.steps - last_improvement(state) < wanted.patience);
+             (patience == 0 || state.steps - last_improvement(state) < patience);
     };
     using Clock = std::chrono::steady_clock;
     Clock::time_point last_saved = Clock::now();

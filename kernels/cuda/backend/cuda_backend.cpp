@@ -73,13 +73,18 @@ void CudaBackend::make_current() { check(cudaSetDevice(limits_.device), "be used
 
 Buffer CudaBackend::allocate(std::size_t bytes) {
   make_current();
+  weights_.next_operation();
+  return allocate_within(bytes);
+}
+
+Buffer CudaBackend::allocate_within(std::size_t bytes) {
   ++allocations_;
   return weights_.allocate(bytes);
 }
 
 template <typename T>
 T* CudaBackend::scratch(Scratch& memory, std::size_t count) {
-  return memory.get<T>(count, [this](std::size_t bytes) { return allocate(bytes); });
+  return memory.get<T>(count, [this](std::size_t bytes) { return allocate_within(bytes); });
 }
 
 void CudaBackend::to_device(void* to, const void* from, std::size_t bytes) {
@@ -239,6 +244,7 @@ void CudaBackend::packed_product(const Linear& part, const DeviceMatrix& matrix,
 
 bool CudaBackend::begin_tuning() {
   drop_graphs();
+  table_.begin();
   return tuning_ = true;
 }
 

@@ -75,6 +75,7 @@ class CudaBackend : public Backend {
   void drop_graphs() noexcept;
   std::uint64_t version() const noexcept { return allocations_ + weights_.version(); }
   cudaGraphExec_t record(const std::function<void()>& step);
+  Buffer allocate_within(std::size_t bytes);  // an operation, whose weights stay
   template <typename T>
   T* scratch(Scratch& memory, std::size_t count);
 

@@ -42,7 +42,7 @@ class Resident {
   void forget(const float* values);
   void forget_all();
 
-  // Of any use; makes room for it where that helps.
+  // Of any use. Where memory is short all weights that the operation does not use give way.
   Buffer allocate(std::size_t bytes);
 
  private:

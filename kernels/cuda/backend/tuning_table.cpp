@@ -1,5 +1,6 @@
 #include "kernels/cuda/backend/tuning_table.h"
 
+#include <algorithm>
 #include <array>
 #include <fstream>
 #include <sstream>
@@ -20,6 +21,12 @@ int token_step(int tokens) {
   return kTokenSteps.back();
 }
 
+// The default is what tuning keeps where nothing is faster.
+bool can_be(const Tuning& tuning, int tokens) {
+  const std::vector<Tuning> all = tuning_candidates(tokens);
+  return tuning == Tuning() || std::find(all.begin(), all.end(), tuning) != all.end();
+}
+
 }  // namespace
 
 TuningTable::TuningTable(std::filesystem::path file) : file_(std::move(file)) {
@@ -31,7 +38,9 @@ TuningTable::TuningTable(std::filesystem::path file) : file_(std::move(file)) {
     Tuning t;
     words >> format >> min_kind >> block >> rows >> cols >> tokens >> equals >> t.decode_warps >>
         t.tile_tokens >> t.panels >> t.ways >> t.stages;
-    if (words && equals == "=") best_[{format, min_kind, block, rows, cols, tokens}] = t;
+    if (words && equals == "=" && can_be(t, tokens)) {
+      best_[{format, min_kind, block, rows, cols, tokens}] = t;
+    }
   }
 }
 
@@ -54,7 +63,8 @@ void TuningTable::set(const DeviceProduct& product, const Tuning& tuning) {
   best_[key_of(product)] = tuning;
 }
 
-void TuningTable::save() const {
+void TuningTable::save() {
+  best_.merge(before_);
   if (file_.empty()) return;
   std::error_code error;
   std::filesystem::create_directories(file_.parent_path(), error);

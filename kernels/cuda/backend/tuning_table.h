@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <map>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/packed_linear.h"
@@ -16,14 +17,17 @@ namespace tenfold::cuda {
 
 class TuningTable {
  public:
-  // Reads the file where there is one; lines that say something else are passed over.
+  // Reads the file where there is one; lines that say something else, or what cannot be, are passed
+  // over.
   explicit TuningTable(std::filesystem::path file);
 
   // Of the first band. Null: nothing is known.
   const Tuning* find(const DeviceProduct& product) const;
   void set(const DeviceProduct& product, const Tuning& tuning);
+  // Until save() nothing is known but what is set; then also what was before and was not set anew.
+  void begin() { before_ = std::exchange(best_, {}); }
   // Throws io. Nothing where no file was named.
-  void save() const;
+  void save();
 
  private:
   // Format, kind of minimum, block, rows, cols, tokens rounded up.
@@ -31,7 +35,7 @@ class TuningTable {
   static Key key_of(const DeviceProduct& product);
 
   std::filesystem::path file_;
-  std::map<Key, Tuning> best_;
+  std::map<Key, Tuning> best_, before_;
 };
 
 // What is worth trying for so many tokens.
