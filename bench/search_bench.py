@@ -3,9 +3,9 @@
 
 The naive search is the released code's: random moves of a tenth of an FFN's channels, all
 sequences run for each. Its loss after --steps steps, the median over the seeds, is the target.
-Ours is run with its defaults, but for the same target; what counts is when its loss first is as low. A naive step is
-counted as a whole forward pass, though even the naive search here starts at the changed layer, so
-that the ratio of seconds is less than that to a search without that cache.
+Ours is run with its defaults, but for the same target; what counts is when its loss first is as
+low. A naive step is counted as a whole forward pass, though even the naive search here starts at
+the changed layer, so that the ratio of seconds is less than that to a search without that cache.
 
   bench/search_bench.py --build build/release --shared ../shared
 """

@@ -34,10 +34,10 @@ STARTS = {
                                   "--epochs", "3", "--learn-codes", "all"],
 }
 G128 = ["--bits", "2", "--group", "128"]
-SINGLE = ["--together", "1", "--ranked", "0", "--local", "256", "--patience", "0"]
+ONE = ["--together", "1", "--ranked", "0", "--patience", "0"]  # change a step
+SINGLE = [*ONE, "--local", "256"]
 PARTS = [*SINGLE, "--target", "text"]
-PAPER = ["--together", "1", "--ranked", "0", "--local", "0", "--patience", "0", "--target", "text",
-         "--couplings", "ffn", "--early", "0"]
+PAPER = [*ONE, "--target", "text", "--couplings", "ffn", "--local", "0", "--early", "0"]
 
 # Of each suite, what a row is called, the flags of its start and those of its search.
 SUITES = {
@@ -135,7 +135,8 @@ class Table:
     def print(self) -> None:
         texts = [column for text in ("WikiText-2", "C4")
                  for column in (f"{text} before", "after", "p", "of the gap")]
-        columns = ["start", *texts, "kept: in quarters of the steps", "loss", "held out", "CPU minutes"]
+        columns = ["start", *texts, "kept: in quarters of the steps", "loss", "held out",
+                   "CPU minutes"]
         print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns), flush=True)
         for name, (start, search) in SUITES[self.args.suite].items():
             if self.args.only and name not in self.args.only:

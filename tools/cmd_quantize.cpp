@@ -536,8 +536,7 @@ void add_search_options(CLI::App& sub, Options& options) {
       ->type_name("S");
   add("--patience", options.patience,
       "stop after so many rounds, steps that change as many layers as the model has, without a "
-      "lower "
-      "loss on held-out text; 0: never; default 20")
+      "lower loss on held-out text; 0: never; default 20")
       ->check(in_range(0, 1 << 30))
       ->type_name("N");
   add("--checkpoint-every", options.checkpoint_every,
