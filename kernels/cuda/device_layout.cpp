@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "kernels/cuda/device_sizes.h"
 #include "kernels/formats/codec.h"
 
 namespace tenfold::cuda {
@@ -41,18 +42,33 @@ void put_factors(const Band& band, std::int64_t groups, std::int64_t row, std::i
 
 }  // namespace
 
+DeviceSizes device_sizes(const Band& band, std::int64_t rows) {
+  const PackedLayout layout =
+      packed_layout(band.format, band.min_kind, rows, band.cols(), band.group);
+  const bool whole_row = layout.groups == 1;
+  DeviceSizes sizes;
+  sizes.block = static_cast<int>(whole_row ? kMaxActivationBlock : band.group);
+  const int factors = factor_bytes(sizes.block, static_cast<int>(band.min_kind));
+  sizes.segment_bytes = format_traits(band.format).bits * 512 + (whole_row ? 0 : factors);
+  sizes.segments = static_cast<std::size_t>(
+      layout.panels * segments_of(static_cast<int>(band.cols())) * sizes.segment_bytes);
+  if (whole_row) sizes.row_factors = static_cast<std::size_t>(layout.panels * factors);
+  return sizes;
+}
+
 DeviceWeights device_weights(const Band& band, std::int64_t rows) {
   const PackedLayout layout =
       packed_layout(band.format, band.min_kind, rows, band.cols(), band.group);
-  const std::int64_t segments = (band.cols() + kSegmentCols - 1) / kSegmentCols;
-  const bool whole_row = layout.groups == 1;
+  const DeviceSizes sizes = device_sizes(band, rows);
+  const std::int64_t segments = segments_of(static_cast<int>(band.cols()));
+  const bool whole_row = sizes.row_factors > 0;
   DeviceWeights result;
-  result.block = static_cast<int>(whole_row ? kMaxActivationBlock : band.group);
+  result.block = sizes.block;
+  result.segment_bytes = sizes.segment_bytes;
+  result.segments.resize(sizes.segments);
+  result.row_factors.resize(sizes.row_factors);
   const int factors = factor_bytes(result.block, static_cast<int>(band.min_kind));
   const int code_bytes = format_traits(band.format).bits * 512;
-  result.segment_bytes = code_bytes + (whole_row ? 0 : factors);
-  result.segments.resize(static_cast<std::size_t>(layout.panels * segments * result.segment_bytes));
-  if (whole_row) result.row_factors.resize(static_cast<std::size_t>(layout.panels * factors));
   const std::int64_t per_segment = kSegmentCols / result.block;
   std::vector<std::uint8_t> codes(static_cast<std::size_t>(segments * kSegmentCols));
   for (std::int64_t row = 0; row < rows; ++row) {

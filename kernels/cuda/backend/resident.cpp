@@ -2,7 +2,8 @@
 
 #include "kernels/cuda/backend/check.h"
 #include "kernels/cuda/backend/memory.h"
-#include "kernels/cuda/device_layout.h"
+#include "kernels/cuda/device_reorder.h"
+#include "kernels/cuda/device_sizes.h"
 
 namespace tenfold::cuda {
 namespace {
@@ -54,26 +55,33 @@ const DeviceMatrix& Resident::matrix(const MatrixView& view) {
 }
 
 DeviceBand Resident::upload_band(Entry& entry, const Band& band, std::int64_t rows) {
-  const auto copy = [&](const std::byte* from, std::size_t bytes) {
-    return static_cast<const std::byte*>(upload(entry, from, bytes));
-  };
+  if (is_packed(band.format)) return upload_packed(entry, band, rows);
   DeviceBand result;
   result.format = band.format;
   result.cols = static_cast<int>(band.cols());
-  if (!is_packed(band.format)) {
-    result.segments =
-        copy(band.codes, static_cast<std::size_t>(rows * band.cols()) *
-                             static_cast<std::size_t>(format_traits(band.format).bits / 8));
-    return result;
-  }
-  const DeviceWeights weights = device_weights(band, rows);
+  const std::size_t bytes = static_cast<std::size_t>(rows * band.cols()) *
+                            static_cast<std::size_t>(format_traits(band.format).bits / 8);
+  result.segments = static_cast<const std::byte*>(upload(entry, band.codes, bytes));
+  return result;
+}
+
+DeviceBand Resident::upload_packed(Entry& entry, const Band& band, std::int64_t rows) {
+  const DeviceSizes sizes = device_sizes(band, rows);
+  std::byte* segments = keep(entry, sizes.segments);
+  std::byte* row_factors = sizes.row_factors == 0 ? nullptr : keep(entry, sizes.row_factors);
+  // After what is kept: making room for that gives this back.
+  const std::size_t bytes = reorder_scratch(band, rows);
+  auto* scratch = raw_.get<std::byte>(bytes, [this](std::size_t n) { return allocate(n); });
+  check(upload_reordered(band, rows, scratch, bytes, segments, row_factors, cudaStreamLegacy),
+        "copy weights to its memory");
+  DeviceBand result;
+  result.format = band.format;
   result.min_kind = band.min_kind;
-  result.block = weights.block;
-  result.segment_bytes = weights.segment_bytes;
-  result.segments = copy(weights.segments.data(), weights.segments.size());
-  if (!weights.row_factors.empty()) {
-    result.row_factors = copy(weights.row_factors.data(), weights.row_factors.size());
-  }
+  result.block = sizes.block;
+  result.cols = static_cast<int>(band.cols());
+  result.segment_bytes = sizes.segment_bytes;
+  result.segments = segments;
+  result.row_factors = row_factors;
   return result;
 }
 
@@ -96,15 +104,19 @@ const float* Resident::values(const float* host, std::int64_t n) {
   return static_cast<const float*>(found->second.values);
 }
 
-void* Resident::upload(Entry& entry, const void* host, std::size_t bytes) {
+std::byte* Resident::keep(Entry& entry, std::size_t bytes) {
   entry.memory.push_back(allocate(bytes));
-  void* to = entry.memory.back().data();
+  return entry.memory.back().data();
+}
+
+void* Resident::upload(Entry& entry, const void* host, std::size_t bytes) {
+  void* to = keep(entry, bytes);
   check(cudaMemcpy(to, host, bytes, cudaMemcpyHostToDevice), "copy weights to its memory");
   return to;
 }
 
 // What other streams launch from now on finds the copies: one from pageable memory may return
-// early.
+// early, and so does one that is reordered.
 void Resident::finish_uploads() {
   ++version_;
   check(cudaStreamSynchronize(cudaStreamLegacy), "copy weights to its memory");
@@ -122,6 +134,7 @@ Buffer Resident::allocate(std::size_t bytes) {
 
 void Resident::make_room() {
   ++version_;
+  raw_ = {};
   std::erase_if(entries_, [this](const auto& entry) { return entry.second.used != operation_; });
 }
 

@@ -4,10 +4,12 @@
 // or whatever else needs it.
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <vector>
 
+#include "kernels/buffer.h"
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/ops.h"
 #include "kernels/matrix.h"
@@ -53,12 +55,15 @@ class Resident {
     std::vector<Buffer> memory;
     std::uint64_t used = 0;  // in which operation, last
   };
+  std::byte* keep(Entry& entry, std::size_t bytes);
   void* upload(Entry& entry, const void* host, std::size_t bytes);
   void finish_uploads();
   void make_room();
   DeviceBand upload_band(Entry& entry, const Band& band, std::int64_t rows);
+  DeviceBand upload_packed(Entry& entry, const Band& band, std::int64_t rows);
 
   std::map<const void*, Entry> entries_;  // by where the host has them: the first band's codes
+  Scratch raw_;  // packed weights as files have them, some panels at a time
   std::uint64_t version_ = 0, operation_ = 0;
 };
 
