@@ -1,13 +1,15 @@
 // Products of few and many tokens by the matrices of a LLaMA-2-7B layer on a CUDA device, in every
-// width, beside cuBLAS with f16 weights, and the rounding of activations before them. Each time is
+// width, beside cuBLAS with f16 weights, the rounding of activations before them, and the other
+// operations of a step. Each time is
 // the median of CUDA graphs whose launches go round over copies of a matrix, more than the L2 cache
 // holds; a launch waits for the one before it, as the layers of a model do. Shares are of the read
 // bandwidth measured in the same run.
 //
-//   cuda_bench [--profile | --tune]
+//   cuda_bench [--quick | --profile | --tune]
 //
-// --profile: one launch of 2 bits, for ncu. --tune: the best of the ways to launch a product, for
-// each width and number of tokens, beside the default.
+// --quick: of the packed widths only 2 and 4 bits g128. --profile: one launch of 2 bits, for ncu.
+// --tune: the best of the ways to launch a product, for each width and number of tokens, beside the
+// default.
 
 #include <cublas_v2.h>
 #include <cuda_fp16.h>
@@ -16,14 +18,13 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <random>
-#include <string>
-#include <utility>
+#include <span>
 #include <vector>
 
+#include "bench/cuda_operations.h"
+#include "bench/cuda_time.h"
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/device_layout.h"
 #include "kernels/cuda/packed_linear.h"
@@ -44,73 +45,6 @@ constexpr Shape kShapes[] = {{"q, k, v", 12288, 4096},
                              {"output", 4096, 4096},
                              {"gate, up", 22016, 4096},
                              {"down", 4096, 11008}};
-
-void check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  std::fprintf(stderr, "cuda_bench: %s: %s\n", what, cudaGetErrorString(error));
-  std::exit(1);
-}
-void check(cublasStatus_t status, const char* what) {
-  if (status == CUBLAS_STATUS_SUCCESS) return;
-  std::fprintf(stderr, "cuda_bench: %s: cuBLAS status %d\n", what, static_cast<int>(status));
-  std::exit(1);
-}
-
-class Memory {
- public:
-  explicit Memory(std::size_t bytes) {
-    check(cudaMalloc(&p_, std::max<std::size_t>(bytes, 16)), "cudaMalloc");
-  }
-  template <typename T>
-  explicit Memory(const std::vector<T>& from) : Memory(from.size() * sizeof(T)) {
-    check(cudaMemcpy(p_, from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice), "upload");
-  }
-  Memory(Memory&& other) noexcept : p_(std::exchange(other.p_, nullptr)) {}
-  ~Memory() { cudaFree(p_); }
-  template <typename T>
-  T* as() const {
-    return static_cast<T*>(p_);
-  }
-
- private:
-  void* p_ = nullptr;
-};
-
-using Launch = std::function<void(std::size_t run, cudaStream_t stream)>;
-
-// Microseconds of one launch.
-double time_us(std::size_t runs, const Launch& launch) {
-  cudaStream_t stream;
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  cudaEvent_t begin, end;
-  check(cudaStreamCreate(&stream), "stream");
-  launch(0, stream);
-  check(cudaStreamSynchronize(stream), "first run");
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "capture");
-  for (std::size_t i = 0; i < runs; ++i) launch(i, stream);
-  check(cudaStreamEndCapture(stream, &graph), "end of capture");
-  check(cudaGraphInstantiate(&exec, graph, 0), "instantiate");
-  check(cudaEventCreate(&begin), "event");
-  check(cudaEventCreate(&end), "event");
-  std::vector<float> times;
-  for (int i = 0; i < 13; ++i) {
-    check(cudaEventRecord(begin, stream), "record");
-    check(cudaGraphLaunch(exec, stream), "graph");
-    check(cudaEventRecord(end, stream), "record");
-    check(cudaEventSynchronize(end), "graph");
-    float ms = 0;
-    check(cudaEventElapsedTime(&ms, begin, end), "time");
-    if (i >= 2) times.push_back(ms);  // the first ones warm up
-  }
-  std::sort(times.begin(), times.end());
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  cudaGraphExecDestroy(exec);
-  cudaGraphDestroy(graph);
-  cudaStreamDestroy(stream);
-  return static_cast<double>(times[times.size() / 2]) * 1e3 / static_cast<double>(runs);
-}
 
 __global__ void read_all(const uint4* from, std::size_t n, unsigned* to) {
   unsigned sum = 0;
@@ -307,8 +241,9 @@ constexpr Width kWidths[] = {{"q1 g128", Format::q1, 128}, {"q2 g128", Format::q
                              {"q3 g128", Format::q3, 128}, {"q4 g128", Format::q4, 128},
                              {"q2 g64", Format::q2, 64},   {"q4 g32", Format::q4, 32},
                              {"q8 g128", Format::q8, 128}};
+constexpr Width kQuickWidths[] = {kWidths[1], kWidths[3]};
 
-void print_table() {
+void print_table(std::span<const Width> widths) {
   cudaDeviceProp device;
   check(cudaGetDeviceProperties(&device, 0), "no device");
   const double bandwidth = read_bandwidth(device.multiProcessorCount);
@@ -321,7 +256,7 @@ void print_table() {
   std::printf("| weights | matrix | tokens | us | GB/s | of read |\n|---|---|---|---|---|---|\n");
   cublasHandle_t handle;
   check(cublasCreate(&handle), "cublasCreate");
-  for (const Width& width : kWidths) {
+  for (const Width& width : widths) {
     std::array<double, std::size(kTokens)> all{};
     for (const Shape shape : kShapes) {
       const Packed weights(shape, width.format, width.group);
@@ -334,6 +269,7 @@ void print_table() {
   for (const int tokens : kTokens) {
     time_prepare(kShapes[1], tokens);
     time_prepare(kShapes[3], tokens);
+    if (tokens == 1 || tokens == 16) time_operations(tokens);
     double all = 0;
     for (const Shape shape : kShapes) all += time_cublas(handle, shape, tokens, bandwidth);
     print_layers("f16", tokens, all);
@@ -393,7 +329,9 @@ int main(int argc, char** argv) {
     tenfold::time_packed(tenfold::Packed(shape, tenfold::Format::q2, 128), shape, 1, 1, "q2 g128");
   } else if (std::strcmp(what, "--tune") == 0) {
     tenfold::print_tuning();
+  } else if (std::strcmp(what, "--quick") == 0) {
+    tenfold::print_table(tenfold::kQuickWidths);
   } else {
-    tenfold::print_table();
+    tenfold::print_table(tenfold::kWidths);
   }
 }

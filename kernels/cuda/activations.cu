@@ -9,7 +9,12 @@ namespace tenfold::cuda {
 namespace {
 
 constexpr int kLaneCols = 4;  // of 128 columns
-constexpr int kMaxThreads = 1024;
+constexpr int kMaxThreads = 512;
+constexpr int kBatch = 6;  // loads a thread has on their way for the sum of squares
+// Thread blocks share a token's segments where there are few tokens. Each of them squares the whole
+// token, so that they are not worth it beyond so many in all, or with fewer segments each.
+constexpr int kMostBlocks = 128;
+constexpr int kLeastShare = 4;
 // Below it a step counts as 0, so that its inverse stays finite.
 constexpr float kLeastStep = 1.17549435e-38f;
 
@@ -20,156 +25,302 @@ struct PreparedBand {
   float* factors = nullptr;
   std::uint8_t* second = nullptr;
 };
+struct Columns {
+  int begin = 0, n = 0;
+};
 struct Args {
   ActivationSource from;
   PreparedBand bands[kMaxBands];
-  int n_bands = 0, tokens = 0, padded_tokens = 0;
+  int tokens = 0, padded_tokens = 0;
+  int segments = 0, share = 0;  // of all bands; of a thread block
+  Columns runs[kMaxBands];      // of bands, as long as one follows another without a gap
+  int n_runs = 0;
 };
 
-// The lane's columns c ... c + 3 of a token's band, zero beyond its end.
-__device__ __forceinline__ void read_columns(const Args& a, const ActivationBand& band,
-                                             const float* x, int c, float (&v)[kLaneCols]) {
-#pragma unroll
-  for (int i = 0; i < kLaneCols; ++i) {
-    v[i] = 0;
-    if (c + i >= band.cols) continue;
-    const int col = band.col_begin + c + i;
-    v[i] = x[a.from.source == nullptr ? col : a.from.source[col]];
-    if (a.from.factor != nullptr) v[i] = __fmul_rn(v[i], a.from.factor[col]);
-  }
-}
+__device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.x % 32); }
 
-// The sum of squares of a token's input; all threads take part and get it.
-__device__ float energy_of(const Args& a, const float* x) {
-  __shared__ double sums[kMaxThreads / 32];
-  float sum = 0;
-  for (int b = 0; b < a.n_bands; ++b) {
-    const ActivationBand& band = a.bands[b].cut;
-    for (int c = static_cast<int>(threadIdx.x) * kLaneCols; c < band.cols;
-         c += static_cast<int>(blockDim.x) * kLaneCols) {
-      float v[kLaneCols];
-      read_columns(a, band, x, c, v);
+// How a lane reads its columns: at once where all is aligned, through a map or not.
+enum class Reading { plain, mapped, one_by_one };
+
+// Columns col ... col + 3 of a token, `n` of them: the rest is 0.
+template <Reading reading>
+__device__ __forceinline__ void read_columns(const ActivationSource& from, const float* x, int col,
+                                             int n, float (&v)[kLaneCols]) {
+  if constexpr (reading == Reading::one_by_one) {
 #pragma unroll
-      for (const float value : v) sum = __fadd_rn(sum, __fmul_rn(value, value));
+    for (int i = 0; i < kLaneCols; ++i) {
+      v[i] = 0;
+      if (i >= n) continue;
+      v[i] = x[from.source == nullptr ? col + i : from.source[col + i]];
+      if (from.factor != nullptr) v[i] = __fmul_rn(v[i], from.factor[col + i]);
+    }
+    return;
+  }
+  float4 four{0, 0, 0, 0};
+  if (n > 0) {
+    if (reading == Reading::plain || from.source == nullptr) {
+      four = *reinterpret_cast<const float4*>(x + col);
+    } else {
+      const int4 at = *reinterpret_cast<const int4*>(from.source + col);
+      four = {x[at.x], x[at.y], x[at.z], x[at.w]};
+    }
+    if (reading == Reading::mapped && from.factor != nullptr) {
+      const float4 by = *reinterpret_cast<const float4*>(from.factor + col);
+      four = {__fmul_rn(four.x, by.x), __fmul_rn(four.y, by.y), __fmul_rn(four.z, by.z),
+              __fmul_rn(four.w, by.w)};
     }
   }
-  return static_cast<float>(block_reduce(double{sum}, Add{}, sums));
+  v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
 }
 
-// One plane of a block that `lanes` lanes hold: steps of `step`.
+// The thread's part of kBatch * kStep columns of a run, for the sum of squares. Which columns are a
+// thread's, and their order, do not depend on how many thread blocks share a token.
+template <Reading reading>
+struct Batch {
+  // Where thread blocks are smaller, runs are no longer than one step of theirs.
+  static constexpr int kStep = kMaxThreads * kLaneCols;
+  float v[kBatch][kLaneCols];
+
+  __device__ __forceinline__ void read(const Args& a, const float* x, Columns run, int first) {
+    const int c = first + static_cast<int>(threadIdx.x) * kLaneCols;
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      read_columns<reading>(a.from, x, run.begin + c + i * kStep, run.n - c - i * kStep, v[i]);
+    }
+  }
+  __device__ __forceinline__ void add_squares(float (&sums)[kLaneCols]) const {
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+#pragma unroll
+      for (int j = 0; j < kLaneCols; ++j) sums[j] = __fmaf_rn(v[i][j], v[i][j], sums[j]);
+    }
+  }
+};
+
+// The sum of squares of a token's input, of which `batch` is the first part; all threads take part
+// and get it.
+template <Reading reading>
+__device__ __forceinline__ float energy_of(const Args& a, const float* x, Batch<reading>& batch) {
+  __shared__ float shared[32];
+  float sums[kLaneCols] = {};
+  batch.add_squares(sums);
+  int first = kBatch * Batch<reading>::kStep;
+  for (int r = 0; r < a.n_runs; ++r) {
+    for (; first < a.runs[r].n; first += kBatch * Batch<reading>::kStep) {
+      batch.read(a, x, a.runs[r], first);
+      batch.add_squares(sums);
+    }
+    first = 0;
+  }
+  const float sum = __fadd_rn(__fadd_rn(sums[0], sums[1]), __fadd_rn(sums[2], sums[3]));
+  return block_reduce(sum, Add{}, shared);
+}
+
+// value / divisor, as __fdiv_rn has it: one correction of a product with the rounded inverse. True
+// of all values that are not negative, where the result is normal.
+template <int divisor>
+__device__ __forceinline__ float divided_by(float value) {
+  constexpr float kInverse = 1.0f / divisor;
+  const float near = __fmul_rn(value, kInverse);
+  const float exact = __fmaf_rn(__fmaf_rn(-float{divisor}, near, value), kInverse, near);
+  return value <= 3.402823466e38f ? exact : value;
+}
+
+// 1 / step, as __frcp_rn has it for normal values whose inverse is normal; 0 for infinity.
+__device__ __forceinline__ float inverse_of(float step) {
+  float near;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(near) : "f"(step));
+  const float exact = __fmaf_rn(near, __fmaf_rn(-step, near, 1.0f), near);
+  return step <= 3.402823466e38f ? exact : 0.0f;
+}
+
+// Over groups of `lanes` lanes, for both halves of a segment; values are not negative.
+__device__ __forceinline__ void group_max(float (&values)[2], int lanes) {
+#if __CUDA_ARCH__ >= 800
+  if (lanes == 32) {
+    for (float& v : values) v = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(v)));
+    return;
+  }
+#endif
+  for (int distance = lanes / 2; distance > 0; distance /= 2) {
+    for (float& v : values) v = fmaxf(v, __shfl_xor_sync(~0u, v, distance));
+  }
+}
+__device__ __forceinline__ void group_sum(int (&values)[2], int lanes) {
+#if __CUDA_ARCH__ >= 800
+  if (lanes == 32) {
+    for (int& v : values) v = __reduce_add_sync(~0u, v);
+    return;
+  }
+#endif
+  for (int distance = lanes / 2; distance > 0; distance /= 2) {
+    for (int& v : values) v += __shfl_xor_sync(~0u, v, distance);
+  }
+}
+
+// One plane of a block that `lanes` lanes hold.
 struct Plane {
   unsigned codes;  // the lane's four
   float scale, sum;
 };
-__device__ __forceinline__ Plane quantize(const float (&v)[kLaneCols], float step, int lanes) {
-  const bool nothing = !(step >= kLeastStep);
-  const float inverse = nothing ? 0.0f : __fdiv_rn(1.0f, step);
-  Plane plane{0, nothing ? 0.0f : step, 0};
-  int total = 0;
-#pragma unroll
-  for (int i = 0; i < kLaneCols; ++i) {
-    const float rounded = rintf(__fmul_rn(v[i], inverse));
-    const int code = static_cast<int>(fmaxf(fminf(rounded, 127.0f), -127.0f));
-    plane.codes |= (static_cast<unsigned>(code) & 255u) << 8 * i;
-    total += code;
-  }
-  for (int distance = lanes / 2; distance > 0; distance /= 2) {
-    total += __shfl_xor_sync(~0u, total, distance);
-  }
-  plane.sum = __fmul_rn(plane.scale, __int2float_rn(total));
-  return plane;
-}
-__device__ __forceinline__ float code_of(unsigned codes, int i) {
-  return __int2float_rn(static_cast<std::int8_t>(codes >> 8 * i));
-}
 
-// Both planes of the lane's block in 128 columns from c0 on; true where the second counts.
-__device__ __forceinline__ bool quantize_block(const Args& a, const ActivationBand& band,
-                                               const float* x, int c0, float energy,
-                                               Plane (&planes)[2]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int lanes = band.block / kLaneCols;
-  const int begin = c0 + lane / lanes * band.block;  // of the block
-  float v[kLaneCols];
-  read_columns(a, band, x, c0 + lane * kLaneCols, v);
-  float largest = 0;
-#pragma unroll
-  for (const float value : v) largest = fmaxf(largest, fabsf(value));
-  for (int distance = lanes / 2; distance > 0; distance /= 2) {
-    largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, distance));
-  }
-  planes[0] = quantize(v, __fdiv_rn(largest, 127.0f), lanes);
-  const int n = max(0, min(band.block, band.cols - begin));
-  const float extent = __fmul_rn(__fmul_rn(largest, largest), __int2float_rn(n));
-  const bool needs = !(extent <= __fmul_rn(a.from.outlier, energy));
-#pragma unroll
-  for (int i = 0; i < kLaneCols; ++i) {
-    const float kept = __fmul_rn(planes[0].scale, code_of(planes[0].codes, i));
-    v[i] = needs ? __fsub_rn(v[i], kept) : 0.0f;
-  }
-  planes[1] = quantize(v, needs ? __fdiv_rn(planes[0].scale, 254.0f) : 0.0f, lanes);
-  return needs;
-}
-
-// A warp's segment. Codes of the second plane are written only where they count: elsewhere their
-// scale is 0.
-__device__ __forceinline__ void prepare_segment(const Args& a, const PreparedBand& band,
-                                                const float* x, int segment, int token,
-                                                float energy) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int lanes = band.cut.block / kLaneCols;
-  Plane planes[2][2];  // [128 columns][plane]
-  bool needs = false;
+// A plane of both halves of a segment: steps of `step`.
+__device__ __forceinline__ void quantize(const float (&v)[2][kLaneCols], const float (&step)[2],
+                                         int lanes, Plane (&planes)[2]) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: the sum's low byte is the code
+  int totals[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    needs |= quantize_block(a, band.cut, x, segment * kSegmentCols + h * 128, energy, planes[h]);
+    const bool nothing = !(step[h] >= kLeastStep);
+    const float inverse = nothing ? 0.0f : inverse_of(step[h]);
+    unsigned rounded[kLaneCols];
+#pragma unroll
+    for (int i = 0; i < kLaneCols; ++i) {
+      const float inside = fmaxf(fminf(__fmul_rn(v[h][i], inverse), 127.0f), -127.0f);
+      rounded[i] = __float_as_uint(__fadd_rn(inside, kMagic));
+    }
+    const unsigned codes = __byte_perm(__byte_perm(rounded[0], rounded[1], 0x0040),
+                                       __byte_perm(rounded[2], rounded[3], 0x0040), 0x5410);
+    planes[h] = {codes, nothing ? 0.0f : step[h], 0};
+    totals[h] = __dp4a(static_cast<int>(codes), 0x01010101, 0);
   }
-  const bool second = __any_sync(~0u, needs);
-  const std::int64_t cols = std::int64_t{band.segments} * kSegmentCols;
-  const int place = activation_place(lane * kLaneCols);
+  group_sum(totals, lanes);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int block = (segment * kSegmentCols + h * 128) / band.cut.block + lane / lanes;
+    planes[h].sum = __fmul_rn(planes[h].scale, __int2float_rn(totals[h]));
+  }
+}
+
+// A lane's share of its warp's segment: four columns of each half, and of their blocks what does
+// not depend on the token's other columns.
+struct Share {
+  int band, segment;  // the latter of the band
+  int shift;          // 2^shift lanes hold a block
+  float v[2][kLaneCols];
+  float largest[2];
+  Plane first[2];
+
+  // i: of all bands' segments.
+  template <Reading reading>
+  __device__ __forceinline__ void read(const Args& a, const float* x, bool padding, int i) {
+    for (band = 0; i >= a.bands[band].segments; ++band) i -= a.bands[band].segments;
+    segment = i;
+    const ActivationBand& cut = a.bands[band].cut;
+    shift = cut.block == 128 ? 5 : cut.block == 64 ? 4 : 3;
 #pragma unroll
-    for (int p = 0; p < 2; ++p) {
-      const std::int64_t column = std::int64_t{p} * a.padded_tokens + token;
-      if (p == 0 || second) {
-        std::int8_t* to = band.codes + column * cols + segment * kSegmentCols + h * 128 + place;
-        *reinterpret_cast<unsigned*>(to) = planes[h][p].codes;
-      }
-      if (lane % lanes == 0) {
-        const std::int64_t at = (std::int64_t{block} * 2 + p) * a.padded_tokens + token;
-        reinterpret_cast<float2*>(band.factors)[at] = {planes[h][p].scale, planes[h][p].sum};
-      }
+    for (int h = 0; h < 2; ++h) {
+      const int c = segment * kSegmentCols + h * 128 + lane_index() * kLaneCols;
+      read_columns<reading>(a.from, x, cut.col_begin + c, padding ? 0 : cut.cols - c, v[h]);
     }
   }
-  if (lane == 0) band.second[std::int64_t{segment} * a.padded_tokens + token] = second ? 1 : 0;
-}
+  __device__ __forceinline__ void round() {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      largest[h] = 0;
+      for (const float value : v[h]) largest[h] = fmaxf(largest[h], fabsf(value));
+    }
+    group_max(largest, 1 << shift);
+    quantize(v, {divided_by<127>(largest[0]), divided_by<127>(largest[1])}, 1 << shift, first);
+  }
+  // The second plane; true where any lane has something in it.
+  __device__ __forceinline__ bool round_rest(float limit, int cols, Plane (&second)[2]) const {
+    bool needs[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int begin =
+          segment * kSegmentCols + h * 128 + (lane_index() >> shift << shift) * kLaneCols;
+      const int n = max(0, min(kLaneCols << shift, cols - begin));
+      const float extent = __fmul_rn(__fmul_rn(largest[h], largest[h]), __int2float_rn(n));
+      needs[h] = !(extent <= limit);
+      second[h] = {};
+    }
+    if (!__any_sync(~0u, needs[0] || needs[1])) return false;
+    float rest[2][kLaneCols], step[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int i = 0; i < kLaneCols; ++i) {
+        const auto code = static_cast<std::int8_t>(first[h].codes >> 8 * i);
+        const float kept = __fmul_rn(first[h].scale, __int2float_rn(code));
+        rest[h][i] = needs[h] ? __fsub_rn(v[h][i], kept) : 0.0f;
+      }
+      step[h] = needs[h] ? divided_by<254>(first[h].scale) : 0.0f;
+    }
+    quantize(rest, step, 1 << shift, second);
+    return true;
+  }
+  // Codes of the second plane only where it has any: elsewhere its scale is 0.
+  __device__ __forceinline__ void store(const Args& a, int token, const Plane (&rest)[2],
+                                        bool has_second) const {
+    const int lane = lane_index();
+    const PreparedBand& to = a.bands[band];
+    const std::int64_t cols = std::int64_t{to.segments} * kSegmentCols;
+    std::int8_t* codes =
+        to.codes + token * cols + segment * kSegmentCols + activation_place(lane * kLaneCols);
+    const std::int64_t second_codes = a.padded_tokens * cols;
+    float2* factors = reinterpret_cast<float2*>(to.factors) + token;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      *reinterpret_cast<unsigned*>(codes + h * 128) = first[h].codes;
+      if (has_second) *reinterpret_cast<unsigned*>(codes + second_codes + h * 128) = rest[h].codes;
+      if ((lane & ((1 << shift) - 1)) != 0) continue;
+      const int block = ((segment * 2 + h) * 32 + lane) >> shift;
+      const std::int64_t at = std::int64_t{block} * 2 * a.padded_tokens;
+      factors[at] = {first[h].scale, first[h].sum};
+      factors[at + a.padded_tokens] = {rest[h].scale, rest[h].sum};
+    }
+    if (lane == 0) {
+      to.second[std::int64_t{segment} * a.padded_tokens + token] = has_second ? 1 : 0;
+    }
+  }
+};
 
-// A thread block for each token; those of padding write zeros.
-__global__ void __launch_bounds__(kMaxThreads) prepare(Args a) {
+// Grid: [padded tokens, parts of a token's segments]. Padding becomes zeros. All loads of a warp's
+// first segment and of the sum of squares are on their way before any is waited for.
+template <Reading reading>
+__global__ void __launch_bounds__(kMaxThreads, 2) prepare(Args a) {
   wait_for_inputs();
   let_next_begin();
   const int token = static_cast<int>(blockIdx.x);
-  const float* x = a.from.x + (token < a.tokens ? token : 0) * a.from.ldx;
   const bool padding = token >= a.tokens;
-  const float energy = a.from.outlier > 0 && !padding ? energy_of(a, x) : 0.0f;
-  const int warps = static_cast<int>(blockDim.x) / 32;
-  int first = static_cast<int>(threadIdx.x) / 32;
-  for (int b = 0; b < a.n_bands; ++b) {
-    PreparedBand band = a.bands[b];
-    if (padding) band.cut.cols = 0;
-    int segment = first;
-    for (; segment < band.segments; segment += warps) {
-      prepare_segment(a, band, x, segment, token, energy);
-    }
-    first = segment - band.segments;  // the next band's segments go on with the next warps
+  const float* x = a.from.x + (padding ? 0 : token) * a.from.ldx;
+  const int end = min(a.segments, (static_cast<int>(blockIdx.y) + 1) * a.share);
+  int segment = static_cast<int>(blockIdx.y) * a.share + static_cast<int>(threadIdx.x / 32);
+  Share mine;
+  if (segment < end) mine.read<reading>(a, x, padding, segment);
+  const bool measure = a.from.outlier > 0 && !padding;
+  Batch<reading> batch;
+  if (measure) batch.read(a, x, a.runs[0], 0);
+  if (segment < end) mine.round();
+  const float limit = measure ? __fmul_rn(a.from.outlier, energy_of(a, x, batch)) : 0.0f;
+  while (segment < end) {
+    Plane rest[2];
+    const bool second = mine.round_rest(limit, padding ? 0 : a.bands[mine.band].cut.cols, rest);
+    mine.store(a, token, rest, second);
+    segment += static_cast<int>(blockDim.x / 32);
+    if (segment >= end) break;
+    mine.read<reading>(a, x, padding, segment);
+    mine.round();
   }
 }
 
 std::size_t round_up_16(std::size_t n) { return (n + 15) / 16 * 16; }
 
-int padded(int tokens) { return (tokens + kTile - 1) / kTile * kTile; }
+constexpr int divide_up(int n, int by) { return (n + by - 1) / by; }
+
+int padded(int tokens) { return divide_up(tokens, kTile) * kTile; }
+
+auto kernel_for(const ActivationSource& from, std::span<const ActivationBand> bands) {
+  auto places =
+      reinterpret_cast<std::uintptr_t>(from.x) | reinterpret_cast<std::uintptr_t>(from.source) |
+      reinterpret_cast<std::uintptr_t>(from.factor) | static_cast<std::uintptr_t>(from.ldx % 4 * 4);
+  for (const ActivationBand& band : bands) {
+    places |= static_cast<std::uintptr_t>((band.col_begin | band.cols) % 4 * 4);
+  }
+  if (places % 16 != 0) return prepare<Reading::one_by_one>;
+  const bool mapped = from.source != nullptr || from.factor != nullptr;
+  return mapped ? prepare<Reading::mapped> : prepare<Reading::plain>;
+}
 
 // Bytes of a band's codes, factors and flags.
 struct Extents {
@@ -214,21 +365,31 @@ cudaError_t launch_prepare(const ActivationSource& from, std::span<const Activat
   const auto inputs = lay_out_activations(bands, tokens, memory);
   Args args;
   args.from = from;
-  args.n_bands = static_cast<int>(bands.size());
   args.tokens = tokens;
   args.padded_tokens = padded(tokens);
-  int segments = 0;
   for (std::size_t b = 0; b < bands.size(); ++b) {
     const int block = bands[b].block;
     if (block != 32 && block != 64 && block != 128) return cudaErrorInvalidValue;
     args.bands[b] = {
         bands[b], segments_of(bands[b].cols), const_cast<std::int8_t*>(inputs[b].codes),
         const_cast<float*>(inputs[b].factors), const_cast<std::uint8_t*>(inputs[b].second)};
-    segments += args.bands[b].segments;
+    args.segments += args.bands[b].segments;
+    if (b == 0 || bands[b].col_begin != bands[b - 1].col_begin + bands[b - 1].cols) {
+      args.runs[args.n_runs++].begin = bands[b].col_begin;
+    }
+    args.runs[args.n_runs - 1].n += bands[b].cols;
   }
-  const auto threads = static_cast<unsigned>(std::clamp(32 * segments, 32, kMaxThreads));
-  return launch_on(stream, overlap, static_cast<unsigned>(args.padded_tokens), threads, 0, prepare,
-                   args);
+  const int most =
+      std::min(kMostBlocks / args.padded_tokens, divide_up(args.segments, kLeastShare));
+  args.share = std::max(1, divide_up(args.segments, std::max(1, most)));
+  const dim3 grid(static_cast<unsigned>(args.padded_tokens),
+                  static_cast<unsigned>(std::max(1, divide_up(args.segments, args.share))));
+  // Of the matrix alone, as the order of the sum of squares follows from it.
+  int longest = 0;
+  for (const Columns& run : args.runs) longest = std::max(longest, run.n);
+  const auto threads =
+      static_cast<unsigned>(std::clamp(divide_up(longest, 32 * kLaneCols) * 32, 32, kMaxThreads));
+  return launch_on(stream, overlap, grid, threads, 0, kernel_for(from, bands), args);
 }
 
 }  // namespace tenfold::cuda

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/exp.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
 
 namespace tenfold::cuda {
@@ -41,6 +42,7 @@ struct Relu {
 template <bool vector, typename Function>
 __global__ void __launch_bounds__(kThreads)
     apply(float* x, const float* other, std::int64_t n, Function function) {
+  begin_kernel();
   const std::int64_t n_vectors = vector ? n / 4 : 0;
   for (std::int64_t i = first_index(); i < n_vectors; i += index_step()) {
     float4 a = reinterpret_cast<float4*>(x)[i];
@@ -58,17 +60,17 @@ cudaError_t launch_apply(float* x, const float* other, std::int64_t n, Function 
                          cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
   if (aligned16(x, other)) {
-    apply<true><<<blocks_for((n + 3) / 4), kThreads, 0, stream>>>(x, other, n, function);
-  } else {
-    apply<false><<<blocks_for(n), kThreads, 0, stream>>>(x, other, n, function);
+    return launch(stream, blocks_for((n + 3) / 4), kThreads, 0, apply<true, Function>, x, other, n,
+                  function);
   }
-  return cudaGetLastError();
+  return launch(stream, blocks_for(n), kThreads, 0, apply<false, Function>, x, other, n, function);
 }
 
 // A thread for each pair of a token.
 __global__ void __launch_bounds__(kThreads)
     rotate(float* x, const float* cos, const float* sin, std::int64_t tokens, int heads, int half,
            bool interleaved) {
+  begin_kernel();
   const int pairs = heads * half;
   for (std::int64_t t = blockIdx.y; t < tokens; t += gridDim.y) {
     for (int p = static_cast<int>(first_index()); p < pairs; p += static_cast<int>(index_step())) {
@@ -85,6 +87,7 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     gather(const float* x, const std::int32_t* rows, std::int64_t n, std::int64_t dim, float* y) {
+  begin_kernel();
   for (std::int64_t i = blockIdx.y; i < n; i += gridDim.y) {
     const float* from = x + rows[i] * dim;
     for (std::int64_t c = first_index(); c < dim; c += index_step()) y[i * dim + c] = from[c];
@@ -99,6 +102,7 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads)
     convert(const float* x, std::int64_t ldx, const std::int32_t* source, const float* factor,
             std::int64_t tokens, std::int64_t cols, T* out) {
+  begin_kernel();
   for (std::int64_t t = blockIdx.y; t < tokens; t += gridDim.y) {
     for (std::int64_t c = first_index(); c < cols; c += index_step()) {
       float value = x[t * ldx + (source == nullptr ? c : source[c])];
@@ -111,6 +115,7 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void __launch_bounds__(kThreads)
     add_to(const float* product, const float* bias, std::int64_t tokens, std::int64_t rows,
            float* y, std::int64_t ldy, bool accumulate) {
+  begin_kernel();
   for (std::int64_t t = blockIdx.y; t < tokens; t += gridDim.y) {
     for (std::int64_t r = first_index(); r < rows; r += index_step()) {
       float value = product[t * rows + r];
@@ -135,34 +140,31 @@ cudaError_t rope(float* x, const float* cos, const float* sin, std::int64_t toke
                  std::int64_t heads, std::int64_t head_dim, bool interleaved, cudaStream_t stream) {
   const std::int64_t half = head_dim / 2;
   if (tokens == 0 || half == 0) return cudaSuccess;
-  rotate<<<grid_for(heads * half, tokens), kThreads, 0, stream>>>(
-      x, cos, sin, tokens, static_cast<int>(heads), static_cast<int>(half), interleaved);
-  return cudaGetLastError();
+  return launch(stream, grid_for(heads * half, tokens), kThreads, 0, rotate, x, cos, sin, tokens,
+                static_cast<int>(heads), static_cast<int>(half), interleaved);
 }
 
 cudaError_t gather_rows(const float* x, const std::int32_t* rows, std::int64_t n, std::int64_t dim,
                         float* y, cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  gather<<<grid_for(dim, n), kThreads, 0, stream>>>(x, rows, n, dim, y);
-  return cudaGetLastError();
+  return launch(stream, grid_for(dim, n), kThreads, 0, gather, x, rows, n, dim, y);
 }
 
 cudaError_t convert_rows(const float* x, std::int64_t ldx, const std::int32_t* source,
                          const float* factor, std::int64_t tokens, std::int64_t cols, Format format,
                          void* out, cudaStream_t stream) {
   if (tokens == 0) return cudaSuccess;
-  const auto launch = [&](auto* to) {
-    convert<<<grid_for(cols, tokens), kThreads, 0, stream>>>(x, ldx, source, factor, tokens, cols,
-                                                             to);
-    return cudaGetLastError();
+  const auto launch_to = [&]<typename T>(T* to) {
+    return launch(stream, grid_for(cols, tokens), kThreads, 0, convert<T>, x, ldx, source, factor,
+                  tokens, cols, to);
   };
   switch (format) {
     case Format::f32:
-      return launch(static_cast<float*>(out));
+      return launch_to(static_cast<float*>(out));
     case Format::f16:
-      return launch(static_cast<__half*>(out));
+      return launch_to(static_cast<__half*>(out));
     case Format::bf16:
-      return launch(static_cast<__nv_bfloat16*>(out));
+      return launch_to(static_cast<__nv_bfloat16*>(out));
     default:
       return cudaErrorInvalidValue;
   }
@@ -172,9 +174,8 @@ cudaError_t add_bias(const float* product, const float* bias, std::int64_t token
                      std::int64_t rows, float* y, std::int64_t ldy, bool accumulate,
                      cudaStream_t stream) {
   if (tokens == 0) return cudaSuccess;
-  add_to<<<grid_for(rows, tokens), kThreads, 0, stream>>>(product, bias, tokens, rows, y, ldy,
-                                                          accumulate);
-  return cudaGetLastError();
+  return launch(stream, grid_for(rows, tokens), kThreads, 0, add_to, product, bias, tokens, rows, y,
+                ldy, accumulate);
 }
 
 }  // namespace tenfold::cuda

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/device_layout.h"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/unroll.cuh"
 #include "kernels/formats/all.h"
@@ -72,6 +73,7 @@ __device__ void unpack_row(const DeviceBand& band, std::int64_t row, bool accumu
 // A thread block for each token and band.
 __global__ void __launch_bounds__(kThreads)
     embed(DeviceTable table, const std::int32_t* ids, std::int64_t dim, bool accumulate, float* y) {
+  begin_kernel();
   y += blockIdx.x * dim;
   const std::int64_t row = ids[blockIdx.x];
   for (unsigned b = 0; b < blockIdx.y; ++b) y += table.bands[b].cols;
@@ -96,8 +98,7 @@ cudaError_t embed_rows(const DeviceTable& table, const std::int32_t* ids, std::i
                        std::int64_t dim, float* y, bool accumulate, cudaStream_t stream) {
   if (tokens == 0) return cudaSuccess;
   const dim3 grid(static_cast<unsigned>(tokens), static_cast<unsigned>(table.n_bands));
-  embed<<<grid, kThreads, 0, stream>>>(table, ids, dim, accumulate, y);
-  return cudaGetLastError();
+  return launch(stream, grid, kThreads, 0, embed, table, ids, dim, accumulate, y);
 }
 
 }  // namespace tenfold::cuda

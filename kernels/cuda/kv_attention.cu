@@ -13,6 +13,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/attend_page.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/reduce.cuh"
 
@@ -32,7 +33,7 @@ constexpr int divide_up(int n, int by) { return (n + by - 1) / by; }
 // A warp stores a key or a value of one token and KV head.
 template <KvType type>
 __device__ void store_row(const float* x, int head_dim, int slot, std::byte* share) {
-  const int lane = static_cast<int>(threadIdx.x);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   if constexpr (type == KvType::q8) {
     float largest = 0;
     for (int c = lane; c < head_dim; c += 32) largest = fmaxf(largest, fabsf(x[c]));
@@ -61,13 +62,14 @@ __device__ void store_row(const float* x, int head_dim, int slot, std::byte* sha
 template <KvType type>
 __global__ void __launch_bounds__(64)
     store(KvLayer kv, std::size_t share, DevicePlaces places, const float* k, const float* v) {
+  begin_kernel();
   const auto t = blockIdx.x, h = blockIdx.y;
   const int position = places.positions[t];
   const int page =
       places.pages[std::int64_t{places.tables[t]} * places.stride + position / kPageTokens];
   const auto head_dim = static_cast<int>(kv.head_dim);
   const std::size_t to = page * kv.page_bytes + h * share;
-  const bool value = threadIdx.y == 1;
+  const bool value = threadIdx.x >= 32;
   store_row<type>((value ? v : k) + (t * kv.kv_heads + h) * head_dim, head_dim,
                   static_cast<int>(position % kPageTokens), (value ? kv.v : kv.k) + to);
 }
@@ -350,6 +352,7 @@ __device__ void attend_chunk(const Attention& a, const Block& block, const Chunk
 // Grid: [tokens, kv_heads and parts of their groups, chunks].
 template <KvType type, bool aligned>
 __global__ void __launch_bounds__(kThreads, type == KvType::f32 ? 1 : 3) attend(Attention a) {
+  begin_kernel();
   // Shared, [tiles] queries, [queries, head_dim] sums of chunks so far
   extern __shared__ uint4 dynamic[];
   auto& shared = *reinterpret_cast<Shared*>(dynamic);
@@ -377,6 +380,7 @@ __global__ void __launch_bounds__(kThreads, type == KvType::f32 ? 1 : 3) attend(
 
 // Grid: [heads, tokens]; a thread for each channel.
 __global__ void __launch_bounds__(256) merge_chunks(Attention a) {
+  begin_kernel();
   const auto head_dim = static_cast<int>(a.kv.head_dim);
   const auto c = static_cast<int>(threadIdx.x);
   const std::int64_t vector = std::int64_t{blockIdx.y} * a.heads + blockIdx.x;
@@ -412,8 +416,7 @@ cudaError_t launch_attend(const Attention& a, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(a.places.tokens),
                   static_cast<unsigned>(a.kv.kv_heads * parts),
                   static_cast<unsigned>(std::max(a.chunks, 1)));
-  kernel<<<grid, kThreads, static_cast<std::size_t>(bytes), stream>>>(a);
-  return cudaGetLastError();
+  return launch(stream, grid, kThreads, static_cast<std::size_t>(bytes), kernel, a);
 }
 
 cudaError_t attend_by_type(const Attention& a, cudaStream_t stream) {
@@ -440,8 +443,8 @@ cudaError_t store_kv(const KvLayer& kv, const DevicePlaces& places, const float*
   const auto kernel = kv.type == KvType::q8    ? store<KvType::q8>
                       : kv.type == KvType::f16 ? store<KvType::f16>
                                                : store<KvType::f32>;
-  kernel<<<grid, dim3(32, 2), 0, stream>>>(kv, kv_share_bytes(kv.type, kv.head_dim), places, k, v);
-  return cudaGetLastError();
+  return launch(stream, grid, 64, 0, kernel, kv, kv_share_bytes(kv.type, kv.head_dim), places, k,
+                v);
 }
 
 std::size_t attention_scratch(std::int64_t tokens, std::int64_t heads, std::int64_t head_dim,
@@ -481,9 +484,8 @@ cudaError_t attention(const KvLayer& kv, const DevicePlaces& places, const float
   const cudaError_t error = attend_by_type(a, stream);
   if (error != cudaSuccess || a.chunks == 0) return error;
   const dim3 grid(static_cast<unsigned>(heads), static_cast<unsigned>(places.tokens));
-  merge_chunks<<<grid, static_cast<unsigned>(divide_up(static_cast<int>(head_dim), 32) * 32), 0,
-                 stream>>>(a);
-  return cudaGetLastError();
+  const auto threads = static_cast<unsigned>(divide_up(static_cast<int>(head_dim), 32) * 32);
+  return launch(stream, grid, threads, 0, merge_chunks, a);
 }
 
 }  // namespace tenfold::cuda

@@ -1,6 +1,7 @@
 // What is asked of logits: a thread block for each row.
 
 #include "kernels/cuda/exp.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/reduce.cuh"
 
@@ -13,6 +14,7 @@ __global__ void __launch_bounds__(kThreads)
     row_nll(const float* logits, std::int64_t vocab, const std::int32_t* targets, double* nll) {
   __shared__ float maxima[32];
   __shared__ double sums[32];
+  begin_kernel();
   const float* row = logits + blockIdx.x * vocab;
   float highest = -INFINITY;
   for (std::int64_t i = threadIdx.x; i < vocab; i += kThreads) highest = fmaxf(highest, row[i]);
@@ -39,6 +41,7 @@ __device__ __forceinline__ Candidate better(Candidate a, Candidate b) {
 __global__ void __launch_bounds__(kThreads)
     row_argmax(const float* logits, std::int64_t vocab, std::int32_t* best) {
   __shared__ Candidate candidates[kThreads / 32];
+  begin_kernel();
   const float* row = logits + blockIdx.x * vocab;
   Candidate mine{-INFINITY, static_cast<int>(vocab)};
   for (auto i = static_cast<int>(threadIdx.x); i < vocab; i += kThreads) {
@@ -61,15 +64,14 @@ __global__ void __launch_bounds__(kThreads)
 cudaError_t nll(const float* logits, std::int64_t vocab, const std::int32_t* targets,
                 std::int64_t n, double* nll, cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  row_nll<<<static_cast<unsigned>(n), kThreads, 0, stream>>>(logits, vocab, targets, nll);
-  return cudaGetLastError();
+  return launch(stream, static_cast<unsigned>(n), kThreads, 0, row_nll, logits, vocab, targets,
+                nll);
 }
 
 cudaError_t argmax(const float* logits, std::int64_t vocab, std::int64_t n, std::int32_t* best,
                    cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  row_argmax<<<static_cast<unsigned>(n), kThreads, 0, stream>>>(logits, vocab, best);
-  return cudaGetLastError();
+  return launch(stream, static_cast<unsigned>(n), kThreads, 0, row_argmax, logits, vocab, best);
 }
 
 }  // namespace tenfold::cuda

@@ -1,31 +1,25 @@
 // Norms: a thread block for each row.
 
 #include <algorithm>
+#include <type_traits>
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/reduce.cuh"
 
 namespace tenfold::cuda {
 namespace {
 
-constexpr std::int64_t kMostThreads = 1024;
+constexpr int kMostThreads = 1024;
+constexpr int kKept = 4;  // steps of a thread whose columns stay in registers
 
-// Four columns a thread and step, where rows are long enough. Of the row's length alone: the order
-// of its sums follows from it.
-unsigned threads_for(std::int64_t dim) {
-  return static_cast<unsigned>(std::min((dim + 127) / 128 * 32, kMostThreads));
+// Four steps of four columns a thread, where rows are long enough. Of the row's length alone: the
+// order of its sums follows from it.
+unsigned threads_for(int dim) {
+  return static_cast<unsigned>(std::min((dim + 16 * 32 - 1) / (16 * 32) * 32, kMostThreads));
 }
 
-// function(i, v) for all columns, by the same thread each time; x and y at columns i ... are a
-// float4 where `vector`.
-template <bool vector, typename Function>
-__device__ __forceinline__ void for_columns(std::int64_t dim, Function function) {
-  constexpr int kWidth = vector ? 4 : 1;
-  for (std::int64_t i = std::int64_t{threadIdx.x} * kWidth; i < dim; i += blockDim.x * kWidth) {
-    function(i);
-  }
-}
-
+// Columns that a thread takes at once: a float4 where `vector`.
 template <bool vector>
 struct Columns {
   static constexpr int kWidth = vector ? 4 : 1;
@@ -48,8 +42,45 @@ struct Columns {
   }
 };
 
+// The columns of a row that are this thread's. The first ones stay in registers.
+template <bool vector>
+class Row {
+ public:
+  __device__ __forceinline__ Row(const float* x, int dim) : x_(x), dim_(dim) {
+#pragma unroll
+    for (int k = 0; k < kKept; ++k) {
+      if (column(k) < dim_) kept_[k].load(x_ + column(k));
+    }
+  }
+  static __device__ __forceinline__ int column(int k) {
+    return (k * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) *
+           Columns<vector>::kWidth;
+  }
+  // function(k, kept, v): the thread's k-th columns; kept: at() has them in registers.
+  template <typename Function>
+  __device__ __forceinline__ void for_each(Function function) const {
+#pragma unroll
+    for (int k = 0; k < kKept; ++k) {
+      if (column(k) < dim_) function(k, std::true_type{}, kept_[k]);
+    }
+    for (int k = kKept; column(k) < dim_; ++k) function(k, std::false_type{}, at<false>(k));
+  }
+  template <bool kept>
+  __device__ __forceinline__ Columns<vector> at(int k) const {
+    if constexpr (kept) return kept_[k];
+    Columns<vector> v;
+    v.load(x_ + column(k));
+    return v;
+  }
+
+ private:
+  const float* x_;
+  int dim_;
+  Columns<vector> kept_[kKept];
+};
+
 // 1 / sqrt(sum / dim + eps)
-__device__ __forceinline__ float inverse_root(float sum, std::int64_t dim, float eps) {
+__device__ __forceinline__ float inverse_root(float sum, int dim, float eps) {
   const float mean = __fdiv_rn(sum, static_cast<float>(dim));
   return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(mean, eps)));
 }
@@ -57,50 +88,47 @@ __device__ __forceinline__ float inverse_root(float sum, std::int64_t dim, float
 // y = (x - mean) * scale * weight + bias; `centered`: else the mean counts as 0.
 template <bool centered, bool vector>
 __global__ void __launch_bounds__(kMostThreads)
-    norm(const float* x, const float* weight, const float* bias, float eps, std::int64_t dim,
-         float* y) {
+    norm(const float* x, const float* weight, const float* bias, float eps, int dim, float* y) {
   using Values = Columns<vector>;
   __shared__ float sums[2][32];
-  x += blockIdx.x * dim;
-  y += blockIdx.x * dim;
+  // No kernel writes weights: they come from memory while the one before still runs.
+  const Row<vector> weights(weight, weight == nullptr ? 0 : dim);
+  begin_kernel();
+  const Row<vector> row(x + std::int64_t{blockIdx.x} * dim, dim);
+  y += std::int64_t{blockIdx.x} * dim;
   float mean = 0;
   if constexpr (centered) {
     float sum = 0;
-    for_columns<vector>(dim, [&](std::int64_t i) {
-      Values a;
-      a.load(x + i);
+    row.for_each([&](int, auto, const Values& a) {
       for (const float v : a.v) sum = __fadd_rn(sum, v);
     });
     mean = __fdiv_rn(block_reduce(sum, Add{}, sums[0]), static_cast<float>(dim));
   }
   float squares = 0;
-  for_columns<vector>(dim, [&](std::int64_t i) {
-    Values a;
-    a.load(x + i);
+  row.for_each([&](int, auto, const Values& a) {
     for (const float v : a.v) {
       const float d = __fsub_rn(v, mean);
       squares = __fmaf_rn(d, d, squares);
     }
   });
   const float scale = inverse_root(block_reduce(squares, Add{}, sums[1]), dim, eps);
-  for_columns<vector>(dim, [&](std::int64_t i) {
-    Values a, w, b;
-    a.load(x + i);
-    if (weight != nullptr) w.load(weight + i);
-    if (bias != nullptr) b.load(bias + i);
+  row.for_each([&](int k, auto kept, Values a) {
+    Values w, b;
+    if (weight != nullptr) w = weights.template at<decltype(kept)::value>(k);
+    if (bias != nullptr) b.load(bias + row.column(k));
 #pragma unroll
     for (int j = 0; j < Values::kWidth; ++j) {
       a.v[j] = __fmul_rn(__fsub_rn(a.v[j], mean), scale);
       if (weight != nullptr) a.v[j] = __fmul_rn(a.v[j], w.v[j]);
       if (bias != nullptr) a.v[j] = __fadd_rn(a.v[j], b.v[j]);
     }
-    a.store(y + i);
+    a.store(y + row.column(k));
   });
 }
 
 template <bool centered>
 cudaError_t launch_norm(const float* x, const float* weight, const float* bias, float eps,
-                        std::int64_t tokens, std::int64_t dim, float* y, cudaStream_t stream) {
+                        std::int64_t tokens, int dim, float* y, cudaStream_t stream) {
   if (tokens == 0) return cudaSuccess;
   std::uintptr_t places = 0;
   for (const float* p : {x, weight, bias, static_cast<const float*>(y)}) {
@@ -108,21 +136,20 @@ cudaError_t launch_norm(const float* x, const float* weight, const float* bias, 
   }
   const bool vector = dim % 4 == 0 && places % 16 == 0;
   const auto kernel = vector ? norm<centered, true> : norm<centered, false>;
-  kernel<<<static_cast<unsigned>(tokens), threads_for(dim), 0, stream>>>(x, weight, bias, eps, dim,
-                                                                         y);
-  return cudaGetLastError();
+  return launch(stream, static_cast<unsigned>(tokens), threads_for(dim), 0, kernel, x, weight, bias,
+                eps, dim, y);
 }
 
 }  // namespace
 
 cudaError_t rms_norm(const float* x, const float* weight, float eps, std::int64_t tokens,
                      std::int64_t dim, float* y, cudaStream_t stream) {
-  return launch_norm<false>(x, weight, nullptr, eps, tokens, dim, y, stream);
+  return launch_norm<false>(x, weight, nullptr, eps, tokens, static_cast<int>(dim), y, stream);
 }
 
 cudaError_t layer_norm(const float* x, const float* weight, const float* bias, float eps,
                        std::int64_t tokens, std::int64_t dim, float* y, cudaStream_t stream) {
-  return launch_norm<true>(x, weight, bias, eps, tokens, dim, y, stream);
+  return launch_norm<true>(x, weight, bias, eps, tokens, static_cast<int>(dim), y, stream);
 }
 
 }  // namespace tenfold::cuda

@@ -1,15 +1,21 @@
 #pragma once
 // Reductions over a warp and a thread block in an order that depends only on the block's size.
 
+#include <cmath>
+
 namespace tenfold::cuda {
 
 struct Add {
+  template <typename T>
+  static constexpr T kNothing = T{0};
   template <typename T>
   __device__ __forceinline__ T operator()(T a, T b) const {
     return a + b;
   }
 };
 struct Max {  // ignores NaNs
+  template <typename T>
+  static constexpr T kNothing = -INFINITY;
   __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
 
@@ -30,9 +36,9 @@ __device__ __forceinline__ T block_reduce(T value, Operation operation, T* share
   value = warp_reduce(value, operation);
   if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
   __syncthreads();
-  T result = shared[0];
-  for (unsigned i = 1; i < blockDim.x / 32; ++i) result = operation(result, shared[i]);
-  return result;
+  const unsigned lane = threadIdx.x % 32;
+  const T nothing = Operation::template kNothing<T>;
+  return warp_reduce(lane < blockDim.x / 32 ? shared[lane] : nothing, operation);
 }
 
 }  // namespace tenfold::cuda

@@ -74,10 +74,26 @@ TEST_F(CudaActivations, MappedBands) {
   check(matrix, activations_with_outliers(9, 900), 9, 4);
 }
 
-// More segments than a thread block has warps.
+// Read four columns at a time, of segments that thread blocks share.
+TEST_F(CudaActivations, AlignedMappedBands) {
+  const PackedMatrix matrix(
+      1, 2900, {{Format::q4, MinKind::zero, 0, 72, 32}, {Format::q1, MinKind::zero, 72, 2900, 128}},
+      true);
+  check(matrix, activations_with_outliers(3, 2900), 3, 4);
+}
+
+// More segments than a thread block has warps, more columns than are squared at once.
 TEST_F(CudaActivations, LongRows) {
-  const PackedMatrix matrix(1, 9001, {{Format::q1, MinKind::zero, 0, 9001, 64}});
-  check(matrix, activations_with_outliers(2, 9001), 2, 4);
+  for (const std::int64_t cols : {9001, 13060}) {
+    const PackedMatrix matrix(1, cols, {{Format::q1, MinKind::zero, 0, cols, 64}});
+    check(matrix, activations_with_outliers(2, cols), 2, 4);
+  }
+}
+
+// So many that each has one thread block.
+TEST_F(CudaActivations, ManyTokens) {
+  const PackedMatrix matrix(1, 1100, {{Format::q2, MinKind::zero, 0, 1100, 128}});
+  check(matrix, activations_with_outliers(130, 1100), 130, 4);
 }
 
 TEST_F(CudaActivations, ZerosAndTinyValues) {

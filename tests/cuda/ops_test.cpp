@@ -43,8 +43,8 @@ class CudaOps : public CudaKernels {};
 struct NormShape {
   std::size_t tokens, dim;
 };
-constexpr NormShape kNormShapes[] = {{1, 1},  {3, 2},   {2, 5},    {5, 31},   {2, 64},
-                                     {3, 96}, {2, 129}, {2, 4096}, {1, 5000}, {1, 4097}};
+constexpr NormShape kNormShapes[] = {{1, 1},   {3, 2},    {2, 5},    {5, 31},   {2, 64},   {3, 96},
+                                     {2, 129}, {2, 4096}, {1, 5000}, {1, 4097}, {1, 20000}};
 
 // In place and not, with and without a bias.
 TEST_F(CudaOps, Norms) {

@@ -1,0 +1,114 @@
+#include "bench/cuda_operations.h"
+
+#include <cstdio>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "bench/cuda_time.h"
+#include "kernels/cuda/ops.h"
+
+namespace tenfold {
+namespace {
+
+constexpr int kDim = 4096, kHeads = 32, kHeadDim = 128, kFfn = 11008;
+constexpr int kContexts[] = {128, 1024};
+
+Memory random_floats(std::size_t n) {
+  std::mt19937 random(3);
+  std::vector<float> values(n);
+  for (float& v : values) v = 1e-3f * static_cast<float>(random() % 2001) - 1.0f;
+  return Memory(values);
+}
+
+void time_row(const char* what, const char* shape, int tokens, const Launch& launch) {
+  std::printf("| %-8s | %-8s | %3d | %7.2f |       |       |\n", what, shape, tokens,
+              time_us(20, launch));
+  std::fflush(stdout);
+}
+
+// Sequences of one length, at their last token, and an f16 cache of zeros.
+class Sequences {
+ public:
+  Sequences(int tokens, int length)
+      : pages_each_((length + static_cast<int>(kPageTokens) - 1) / static_cast<int>(kPageTokens)),
+        page_bytes_(kHeads * kv_share_bytes(KvType::f16, kHeadDim)),
+        positions_(std::vector<std::int32_t>(static_cast<std::size_t>(tokens), length - 1)),
+        tables_(counted(tokens)),
+        pages_(counted(tokens * pages_each_)),
+        cache_(2 * cache_bytes(tokens)) {
+    check(cudaMemset(cache_.as<void>(), 0, 2 * cache_bytes(tokens)), "memset");
+    kv_ = {cache_.as<std::byte>(),
+           cache_.as<std::byte>() + cache_bytes(tokens),
+           page_bytes_,
+           kHeads,
+           kHeadDim,
+           KvType::f16};
+    places_ = {positions_.as<std::int32_t>(), tables_.as<std::int32_t>(), pages_.as<std::int32_t>(),
+               pages_each_, tokens};
+  }
+  const KvLayer& kv() const { return kv_; }
+  const cuda::DevicePlaces& places() const { return places_; }
+
+ private:
+  static std::vector<std::int32_t> counted(int n) {
+    std::vector<std::int32_t> numbers;
+    for (std::int32_t i = 0; i < n; ++i) numbers.push_back(i);
+    return numbers;
+  }
+  std::size_t cache_bytes(int tokens) const {
+    return static_cast<std::size_t>(tokens * pages_each_) * page_bytes_;
+  }
+
+  int pages_each_;
+  std::size_t page_bytes_;
+  Memory positions_, tables_, pages_, cache_;
+  KvLayer kv_;
+  cuda::DevicePlaces places_;
+};
+
+void time_attention(int tokens, int context, const float* q, float* out) {
+  const Sequences sequences(tokens, context);
+  const Memory scratch(
+      cuda::attention_scratch(tokens, kHeads, kHeadDim, sequences.places().stride));
+  time_row("attention", (std::to_string(context) + " before").c_str(), tokens,
+           [&](std::size_t, cudaStream_t stream) {
+             check(cuda::attention(sequences.kv(), sequences.places(), q, kHeads, 0.088f, out,
+                                   scratch.as<void>(), stream),
+                   "attention");
+           });
+}
+
+}  // namespace
+
+void time_operations(int tokens) {
+  const auto n = static_cast<std::size_t>(tokens);
+  const Memory x = random_floats(n * kDim), y = random_floats(n * kDim);
+  const Memory weight = random_floats(kDim), angles = random_floats(n * kHeadDim / 2);
+  const Memory gate = random_floats(n * kFfn), up = random_floats(n * kFfn);
+  time_row("rms_norm", "4096", tokens, [&](std::size_t, cudaStream_t stream) {
+    check(cuda::rms_norm(x.as<float>(), weight.as<float>(), 1e-5f, tokens, kDim, y.as<float>(),
+                         stream),
+          "rms_norm");
+  });
+  time_row("rope", "4096", tokens, [&](std::size_t, cudaStream_t stream) {
+    check(cuda::rope(y.as<float>(), angles.as<float>(), angles.as<float>(), tokens, kHeads,
+                     kHeadDim, false, stream),
+          "rope");
+  });
+  const Sequences sequences(tokens, kContexts[0]);
+  time_row("store_kv", "4096", tokens, [&](std::size_t, cudaStream_t stream) {
+    check(cuda::store_kv(sequences.kv(), sequences.places(), x.as<float>(), x.as<float>(), stream),
+          "store_kv");
+  });
+  for (const int context : kContexts) {
+    time_attention(tokens, context, x.as<float>(), y.as<float>());
+  }
+  time_row("silu_mul", "11008", tokens, [&](std::size_t, cudaStream_t stream) {
+    check(cuda::silu_mul(gate.as<float>(), up.as<float>(), static_cast<std::int64_t>(n) * kFfn,
+                         stream),
+          "silu_mul");
+  });
+}
+
+}  // namespace tenfold
