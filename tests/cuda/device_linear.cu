@@ -141,7 +141,7 @@ std::vector<float> device_linear(const MatrixView& weight, const std::vector<flo
   cuda::DeviceLimits limits;
   check_cuda(cuda::device_limits(0, &limits), "device_limits");
   const LaunchShape& s = run.shape;
-  check_cuda(cuda::launch_linear(product, limits, true, nullptr,
+  check_cuda(cuda::launch_linear({&product, 1}, limits, true, nullptr,
                                  {s.decode_warps, s.tile_tokens, s.panels, s.ways, s.stages}),
              "launch_linear");
   check_cuda(cudaDeviceSynchronize(), "product");

@@ -181,10 +181,12 @@ TEST_F(CudaPackedLinear, TuningChangesNothing) {
     for (const int warps : {4, 8, 16}) {
       EXPECT_EQ(few, run(3, {.decode_warps = warps, .stages = stages})) << warps << ' ' << stages;
     }
+    for (const int warps : {4, 8, 16}) {
+      EXPECT_EQ(many, run(20, {warps, 8, 0, 0, stages})) << warps << ' ' << stages;
+    }
     for (const int panels : {1, 2, 4, 8}) {
       for (const int ways : {1, 4}) {
         if (panels * ways > 8) continue;
-        EXPECT_EQ(many, run(20, {0, 16, panels, ways, stages})) << panels << ' ' << ways;
         EXPECT_EQ(many, run(20, {0, 64, panels, ways, stages})) << panels << ' ' << ways;
       }
     }
