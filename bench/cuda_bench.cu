@@ -175,7 +175,7 @@ class Packed {
     return time_us(
         std::max<std::size_t>(copies_.size(), 20), [&](std::size_t run, cudaStream_t stream) {
           product.bands[0].segments = copies_[run % copies_.size()].as<std::byte>();
-          check(cuda::launch_linear(product, limits, true, stream, tuning), "launch_linear");
+          check(cuda::launch_linear({&product, 1}, limits, true, stream, tuning), "launch_linear");
         });
   }
 

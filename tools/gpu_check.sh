@@ -36,7 +36,7 @@ tests=$(program test_cuda) backend_tests=$(program test_cuda_backend) bench=$(pr
 TENFOLD_CUDA_MODULE=$(program libtenfold_cuda.so)
 export TENFOLD_CUDA_MODULE
 
-work=$(mktemp -d)
+work=$(mktemp -d "${TMPDIR:-/tmp}/gpu_check.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 test_all() { # program
   "$1" --gtest_brief=1 > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
@@ -60,8 +60,26 @@ cells = ["%.0f" % b["prefill"][0]["tok_s"]] + ["%.1f" % d["tok_s"] for d in b["d
 print("| %s | %.2f | %.0f | %s |" % (sys.argv[1], b["bits_per_weight"], b["weight_bytes"] / 2**20, " | ".join(cells)))
 ' "$1"
 }
-# The shape in f16 (cuBLAS) and in every width; as llama.cpp runs it where its CUDA build is there
-# (LLAMA_BENCH names its llama-bench).
+# The same of llama.cpp, which decodes one sequence here.
+llama_row() { # label, file
+  "$LLAMA_BENCH" -m "$2" -ngl 99 -p 512 -n 128 -r 3 -o json 2> /dev/null |
+    python3 -c '
+import json, sys
+prefill, decode = json.load(sys.stdin)
+bits, mib = prefill["model_size"] * 8 / prefill["model_n_params"], prefill["model_size"] / 2**20
+print("| %s | %.2f | %.0f | %.0f | %.1f | | |" % (sys.argv[1], bits, mib, prefill["avg_ts"], decode["avg_ts"]))
+' "$1"
+}
+llama_rows() { # f16 file
+  local quantize=${LLAMA_BENCH%-bench}-quantize type
+  llama_row "llama.cpp F16" "$1"
+  for type in Q4_0 Q2_K; do
+    "$quantize" --pure "$1" "$work/llama.gguf" $type > /dev/null 2>&1
+    llama_row "llama.cpp $type" "$work/llama.gguf"
+  done
+}
+# The shape in f16 (cuBLAS) and in every width, and as llama.cpp runs it where its CUDA build is
+# there (LLAMA_BENCH names its llama-bench).
 whole_models() {
   local tenfold source width
   tenfold=$(program tenfold) source="$work/f16.gguf"
@@ -73,12 +91,12 @@ whole_models() {
   echo "|---|---|---|---|---|---|---|"
   model_row "f16 (cuBLAS)" "$source"
   for width in 4 3 2 1; do
-    "$tenfold" quantize --quiet -m "$source" -o "$work/q.gguf" --bits $width --group 128 --force > /dev/null
+    "$tenfold" quantize --quiet -m "$source" -o "$work/q.gguf" --bits $width --group 128 \
+      --range minmax --force > /dev/null
     model_row "q$width g128" "$work/q.gguf"
   done
   if [ -n "${LLAMA_BENCH:-}" ]; then
-    echo
-    "$LLAMA_BENCH" -m "$source" -ngl 99 -p 512 -n 128 -r 3 -o md 2> /dev/null
+    llama_rows "$source"
   else
     echo
     echo "llama.cpp: NOT RUN, LLAMA_BENCH does not name a llama-bench with CUDA."

@@ -1,5 +1,5 @@
 #pragma once
-// One band of a product, between packed_linear.cu and the formats' units.
+// One band of products that share an input, between packed_linear.cu and the formats' units.
 
 #include <cstdint>
 
@@ -8,14 +8,23 @@
 
 namespace tenfold::cuda {
 
-struct BandProduct {
-  DeviceBand band;
-  DeviceInput x;
+// The share of one product in a launch: its panels come after those of the parts before it.
+struct BandPart {
+  const std::byte* segments = nullptr;
+  const std::byte* row_factors = nullptr;  // null in all parts of a launch or in none
   const float* bias = nullptr;
   float* y = nullptr;
   std::int64_t ldy = 0;
   int rows = 0;
+  int first_panel = 0, end_panel = 0;
   bool accumulate = false;
+};
+
+struct BandProduct {
+  DeviceBand band;  // what its parts have in common: all but segments and row_factors
+  DeviceInput x;
+  BandPart parts[kMaxParts];
+  int n_parts = 0, panels = 0;
 };
 
 template <typename F>

@@ -1,8 +1,9 @@
 #pragma once
-// The kernel of packed_linear.h for at most kDecodeTokens tokens. A thread block takes panels
+// The kernel of packed_linear.h for a run of at most 4 or 8 tokens. A thread block takes panels
 // blockIdx.x, blockIdx.x + gridDim.x, ...; each of its warps has a run of a row's slices, so that
-// the activations of short rows stay in its registers. Columns 2t and 2t + 1 of the tensor core's
-// eight are the two planes of token t, which is lane q = t's to scale and add.
+// the activations of short rows stay in its registers. Of 4 tokens, columns 2t and 2t + 1 of the
+// tensor core's eight are the two planes of token t, which is lane q = t's to scale and add; of 8,
+// columns are tokens, 2q and 2q + 1 are lane q's, and a second plane takes another round.
 //
 // Weights go through shared memory, each warp's for itself: the next stages - 1 segments are on
 // their way while one is multiplied, and warps need not wait for each other. Any of 4, 8 and 16
@@ -15,62 +16,78 @@ namespace tenfold::cuda {
 
 namespace detail {
 
-// Floats from one token's sums to the next's: free of bank conflicts for four tokens of 8 rows.
-inline constexpr int kTokenStride = 24;
-inline constexpr int kSliceStride = kDecodeTokens * kTokenStride;
+// Sums of a slice in shared memory, [n_tokens][rows]: free of bank conflicts for four lanes q by
+// 8 rows.
+template <int n_tokens>
+struct DecodeSums {
+  static constexpr int kToken = n_tokens == 4 ? 24 : 20;  // floats from one to the next
+  static constexpr int kSlice = n_tokens * kToken;
+};
 
-// The activations of a segment: the lane's column of the tensor core's, and the factors of token q.
-// So few tokens are padded to kTile.
-template <int block>
+// The activations of a segment: the lane's column of the tensor core's, and the factors of its
+// tokens.
+template <int block, int n_tokens>
 struct DecodeInput {
   static constexpr int kBlocks = kSegmentCols / block;
-  static constexpr int kFactorStride = kTile * 2;  // floats from plane to plane
+  static constexpr int kOwn = n_tokens / 4;  // tokens of a lane
   unsigned codes[2][8];
-  unsigned factors[kBlocks][2];  // of the first plane
-  bool second = false;           // a token has something in its second plane
+  unsigned factors[kBlocks][2 * kOwn];  // of the first plane
+  bool second = false;                  // a token has something in its second plane
 
   // Where the lane reads a band's segment.
   struct Place {
     const std::int8_t* codes;
     const float* factors;
     const std::uint8_t* second;
-    __device__ __forceinline__ Place(const DeviceInput& in, int segment, int lane) {
+    int padded;  // tokens
+    __device__ __forceinline__ Place(const DeviceInput& in, int token, int segment, int lane)
+        : padded(n_tokens == 4 ? kTile : in.padded_tokens) {
       const int g = lane / 4, q = lane % 4;
-      codes = in.codes + std::int64_t{g % 2 * kTile + g / 2} * in.cols + q * 32;
-      factors = in.factors + 2 * q;
-      second = in.second;
+      const std::int64_t first = n_tokens == 4 ? g % 2 * kTile + g / 2 : token + g;
+      codes = in.codes + first * in.cols + q * 32;
+      factors = in.factors + 2 * (token + kOwn * q);
+      second = in.second + token;
       advance(segment);
     }
     __device__ __forceinline__ void advance(int segments) {
       codes += segments * kSegmentCols;
-      factors += segments * (kBlocks * 2 * kFactorStride);
-      second += segments * kTile;
+      factors += segments * kBlocks * 4 * padded;
+      second += segments * padded;
     }
   };
 
-  // planes: how many a token must have for the lane to have a column: 1 or 2, 3 for none.
-  __device__ __forceinline__ void load(const Place& at, int planes) {
-    const unsigned flags = *reinterpret_cast<const unsigned*>(at.second);
+  // has_token: the lane's column has one; of 4 tokens, odd columns only where there are second
+  // planes.
+  __device__ __forceinline__ void load(const Place& at, bool has_token, bool odd) {
+    unsigned flags = *reinterpret_cast<const unsigned*>(at.second);
+    if constexpr (n_tokens == 8) flags |= *reinterpret_cast<const unsigned*>(at.second + 4);
     second = __any_sync(~0u, flags != 0);  // all lanes have the same: the compiler sees it now
-    if (planes <= (second ? 2 : 1)) {
-      load_dwords<8>(at.codes, codes[0]);
-      load_dwords<8>(at.codes + 128, codes[1]);
-    }
+    if (has_token && (n_tokens == 8 || !odd || second)) load_codes(at.codes);
     load_factors(at, 0, factors);
   }
+  // Of 8 tokens.
+  __device__ __forceinline__ void load_plane(const Place& at, const DeviceInput& in, int plane,
+                                             bool has_token) {
+    if (has_token) load_codes(at.codes + std::int64_t{plane} * at.padded * in.cols);
+    load_factors(at, plane, factors);
+  }
+  __device__ __forceinline__ void load_codes(const std::int8_t* from) {
+    load_dwords<8>(from, codes[0]);
+    load_dwords<8>(from + 128, codes[1]);
+  }
   static __device__ __forceinline__ void load_factors(const Place& at, int plane,
-                                                      unsigned (&to)[kBlocks][2]) {
+                                                      unsigned (&to)[kBlocks][2 * kOwn]) {
 #pragma unroll
     for (int i = 0; i < kBlocks; ++i) {
-      load_dwords<2>(at.factors + (i * 2 + plane) * kFactorStride, to[i]);
+      load_dwords<2 * kOwn>(at.factors + (i * 2 + plane) * 2 * at.padded, to[i]);
     }
   }
 };
 
-// The dot products of a block: rows 2g and 2g + 1 by the planes of token q.
+// The dot products of a block: rows 2g and 2g + 1 by the tensor core's columns 2q and 2q + 1.
 template <int i, typename F, int block, int min_kind>
 __device__ __forceinline__ void multiply_block(const Segment<F, block, min_kind>& w,
-                                               const DecodeInput<block>& x, float (&dots)[2][2]) {
+                                               const unsigned (&codes)[2][8], float (&dots)[2][2]) {
   constexpr int kSteps = block / 32;
   constexpr bool stay = kCanStay<F>;
   int c[2][4];  // of even and odd steps
@@ -81,7 +98,7 @@ __device__ __forceinline__ void multiply_block(const Segment<F, block, min_kind>
     constexpr int odd = stay ? j % 2 : 0;
     unsigned a[4];
     w.template operand<j, stay>(a);
-    mma(c[odd], a, x.codes[j / 4][j % 4 * 2], x.codes[j / 4][j % 4 * 2 + 1], c[odd]);
+    mma(c[odd], a, codes[j / 4][j % 4 * 2], codes[j / 4][j % 4 * 2 + 1], c[odd]);
   });
 #pragma unroll
   for (int n = 0; n < 4; ++n) {
@@ -101,80 +118,128 @@ __device__ __forceinline__ void multiply_block(const Segment<F, block, min_kind>
 // Adds a segment to the sums of rows 2g and 2g + 1 and token q.
 template <typename F, int block, int min_kind>
 __device__ __forceinline__ void add_segment(const Segment<F, block, min_kind>& w,
-                                            const DecodeInput<block>& x,
-                                            const typename DecodeInput<block>::Place& at,
-                                            float (&acc)[2]) {
+                                            DecodeInput<block, 4>& x,
+                                            const typename DecodeInput<block, 4>::Place& at,
+                                            const DeviceInput& /*in*/, bool /*stays*/,
+                                            bool /*has_token*/, float (&acc)[1][2]) {
   constexpr int kBlocks = kSegmentCols / block;
   float dots[kBlocks][2][2];
   unroll<kBlocks>([&](auto b) {
     constexpr int i = decltype(b)::value;
-    multiply_block<i>(w, x, dots[i]);
+    multiply_block<i>(w, x.codes, dots[i]);
     const float2 s = w.template scales<i>();
     const float2 m = w.template minima<i>(s);
-    add_block(s.x, m.x, x.factors[i], dots[i][0][0], acc[0]);
-    add_block(s.y, m.y, x.factors[i], dots[i][1][0], acc[1]);
+    add_block(s.x, m.x, x.factors[i], dots[i][0][0], acc[0][0]);
+    add_block(s.y, m.y, x.factors[i], dots[i][1][0], acc[0][1]);
   });
   if (!x.second) return;
   unsigned factors[kBlocks][2];
-  DecodeInput<block>::load_factors(at, 1, factors);
+  DecodeInput<block, 4>::load_factors(at, 1, factors);
   unroll<kBlocks>([&](auto b) {
     constexpr int i = decltype(b)::value;
     const float2 s = w.template scales<i>();
     const float2 m = w.template minima<i>(s);
-    add_block(s.x, m.x, factors[i], dots[i][0][1], acc[0]);
-    add_block(s.y, m.y, factors[i], dots[i][1][1], acc[1]);
+    add_block(s.x, m.x, factors[i], dots[i][0][1], acc[0][0]);
+    add_block(s.y, m.y, factors[i], dots[i][1][1], acc[0][1]);
   });
 }
 
-// A thread for each row and token: the first two warps.
-__device__ __forceinline__ void finish_decode(const BandProduct& a, int panel, const float* sums) {
+// The same for tokens 2q and 2q + 1. stays: x is needed again as it is.
+template <typename F, int block, int min_kind>
+__device__ __forceinline__ void add_segment(const Segment<F, block, min_kind>& w,
+                                            DecodeInput<block, 8>& x,
+                                            const typename DecodeInput<block, 8>::Place& at,
+                                            const DeviceInput& in, bool stays, bool has_token,
+                                            float (&acc)[2][2]) {
+  constexpr int kBlocks = kSegmentCols / block;
+#pragma unroll 1
+  for (int plane = 0;; ++plane) {
+    unroll<kBlocks>([&](auto b) {
+      constexpr int i = decltype(b)::value;
+      float dots[2][2];
+      multiply_block<i>(w, x.codes, dots);
+      const float2 s = w.template scales<i>();
+      const float2 m = w.template minima<i>(s);
+#pragma unroll
+      for (int t = 0; t < 2; ++t) {
+        add_block(s.x, m.x, x.factors[i] + 2 * t, dots[0][t], acc[t][0]);
+        add_block(s.y, m.y, x.factors[i] + 2 * t, dots[1][t], acc[t][1]);
+      }
+    });
+    if (!x.second) return;
+    if (plane == 1) break;
+    x.load_plane(at, in, 1, has_token);
+  }
+  if (stays) x.load_plane(at, in, 0, has_token);
+}
+
+// A thread for each row and token: the first warps.
+template <int n_tokens>
+__device__ __forceinline__ void finish_decode(const BandProduct& a, int first_token, int panel,
+                                              const float* sums) {
   const int thread = static_cast<int>(threadIdx.x);
-  const int row = thread % 8 + thread / 32 * 8, token = thread / 8 % 4;
-  if (token >= a.x.tokens) return;
-  const float* from = sums + token * kTokenStride + row;
+  const int row = thread % 8 + thread / (8 * n_tokens) * 8, token = thread / 8 % n_tokens;
+  if (first_token + token >= a.x.tokens) return;
+  const float* from = sums + token * DecodeSums<n_tokens>::kToken + row;
   float quarters[kQuarters] = {};
 #pragma unroll
   for (int i = 0; i < kSlices; ++i) {
     float& quarter = quarters[i / kQuarterSlices];
-    quarter = __fadd_rn(quarter, from[i * kSliceStride]);
+    quarter = __fadd_rn(quarter, from[i * DecodeSums<n_tokens>::kSlice]);
   }
   float total = 0;
 #pragma unroll
   for (const float quarter : quarters) total = __fadd_rn(total, quarter);
-  store(a, panel * kPanelRows + row, token, total);
+  const BandPart part = part_of(a, panel);
+  store(part, (panel - part.first_panel) * kPanelRows + row, first_token + token, total);
 }
 
 // The weights that a warp copies next, ahead of what it multiplies: its run of segments of panel
-// after panel. `at` is one step behind.
+// after panel.
 template <typename Segment>
 struct DecodeAhead {
   typename Segment::Place at;
-  std::int64_t factor_step;  // from segment to segment; 0 where a row has one group
-  int run, in_run, left;     // segments of a panel, those left in this one, those left in all
+  int panel, part_end;  // of it, in panels
+  int begin, run;       // segments of a panel
+  int in_run, left;     // those left in this panel, those left in all
+  std::int64_t row_bytes, segment_bytes;
 
-  __device__ __forceinline__ DecodeAhead(const std::byte* codes, const std::byte* factors,
-                                         std::int64_t code_step, std::int64_t step,
-                                         int run_segments, int panels)
-      : at{codes - code_step, factors - step},
-        factor_step(step),
-        run(run_segments),
-        in_run(run_segments),
-        left(run_segments * panels) {}
-  __device__ __forceinline__ void copy(const BandProduct& a, int row_factor_bytes, unsigned stage,
+  __device__ __forceinline__ DecodeAhead(const BandProduct& a, int first, int end, int panels)
+      : at{},
+        panel(static_cast<int>(blockIdx.x)),
+        begin(first),
+        run(end - first),
+        in_run(end - first),
+        left((end - first) * panels),
+        row_bytes(std::int64_t{segments_of(a.band.cols)} * a.band.segment_bytes),
+        segment_bytes(a.band.segment_bytes) {
+    enter_part(a);
+  }
+  __device__ __forceinline__ void enter_part(const BandProduct& a) {
+    const BandPart part = part_of(a, panel);
+    part_end = part.end_panel;
+    const std::int64_t in_part = panel - part.first_panel;
+    at.codes = part.segments + in_part * row_bytes + begin * segment_bytes;
+    at.factors = part.row_factors == nullptr ? at.codes + Segment::kCodeBytes
+                                             : part.row_factors + in_part * Segment::kFactorBytes;
+  }
+  __device__ __forceinline__ void next_panel(const BandProduct& a, bool one_group) {
+    in_run = run;
+    panel += static_cast<int>(gridDim.x);
+    if (panel >= part_end) return enter_part(a);
+    const std::int64_t step = gridDim.x * row_bytes - (run - 1) * segment_bytes;
+    at.advance(step, one_group ? std::int64_t{gridDim.x} * Segment::kFactorBytes : step);
+  }
+  __device__ __forceinline__ void copy(const BandProduct& a, bool one_group, unsigned stage,
                                        int lane) {
     if (left > 0) {
       --left;
-      std::int64_t step = a.band.segment_bytes, step_factors = factor_step;
-      if (in_run == 0) {
-        const std::int64_t row_bytes =
-            std::int64_t{segments_of(a.band.cols)} * a.band.segment_bytes;
-        in_run = run;
-        step = gridDim.x * row_bytes - std::int64_t{run - 1} * a.band.segment_bytes;
-        step_factors = factor_step != 0 ? step : std::int64_t{gridDim.x} * row_factor_bytes;
-      }
-      --in_run;
-      at.advance(step, step_factors);
       Segment::copy(at, stage, lane);
+      if (--in_run > 0) {
+        at.advance(segment_bytes, one_group ? 0 : segment_bytes);
+      } else if (left > 0) {
+        next_panel(a, one_group);
+      }
     }
     commit_copies();
   }
@@ -184,12 +249,13 @@ struct DecodeAhead {
 
 struct DecodeShape {
   int stages, ring_bytes;  // of a warp
+  int first_token;
 };
 
 // Bytes of shared memory.
-template <typename F, int block, int min_kind>
+template <typename F, int block, int min_kind, int n_tokens>
 constexpr int decode_shared(int warps, int stages) {
-  return 2 * kSlices * detail::kSliceStride * static_cast<int>(sizeof(float)) +
+  return 2 * kSlices * detail::DecodeSums<n_tokens>::kSlice * static_cast<int>(sizeof(float)) +
          warps * stages * detail::Segment<F, block, min_kind>::kStageBytes;
 }
 
@@ -197,60 +263,55 @@ constexpr int decode_shared(int warps, int stages) {
 template <typename F, int block>
 inline constexpr int kDecodeBlocks = block == 128 && F::bits < 8 ? 2 : 1;
 
-template <typename F, int block, int min_kind>
+template <typename F, int block, int min_kind, int n_tokens>
 __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
     packed_decode(BandProduct a, DecodeShape shape) {
   using Segment = detail::Segment<F, block, min_kind>;
-  using Input = detail::DecodeInput<block>;
+  using Input = detail::DecodeInput<block, n_tokens>;
+  using Sums = detail::DecodeSums<n_tokens>;
+  constexpr int kOwn = Input::kOwn;
   extern __shared__ uint4 shared[];  // sums, then [warps][stages] segments
   // The same in all lanes, and the compiler sees it.
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
   const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, q = lane % 4;
-  const int panels = (a.rows + kPanelRows - 1) / kPanelRows;
   const int segments = segments_of(a.band.cols);
   const int slices = kSlices / (static_cast<int>(blockDim.x) / 32);  // of this warp
   const int first_slice = warp * slices;
   const int begin = slice_begin(first_slice, segments);
   const int end = slice_begin(first_slice + slices, segments);
-  auto* sums = reinterpret_cast<float*>(shared);  // [2][kSlices][kDecodeTokens][rows]
-  int other_half = kSlices * detail::kSliceStride;
+  auto* sums = reinterpret_cast<float*>(shared);  // [2][kSlices] of Sums
+  int other_half = kSlices * Sums::kSlice;
   const unsigned ring = detail::shared_address(sums + 2 * other_half) + warp * shape.ring_bytes;
   const unsigned ring_end = ring + shape.ring_bytes;
 
   const int panels_left =
-      (panels - static_cast<int>(blockIdx.x) + static_cast<int>(gridDim.x) - 1) /
+      (a.panels - static_cast<int>(blockIdx.x) + static_cast<int>(gridDim.x) - 1) /
       static_cast<int>(gridDim.x);
-  constexpr int kFactors = factor_bytes(block, min_kind);
-  const std::byte* weights =
-      a.band.segments + (std::int64_t{blockIdx.x} * segments + begin) * a.band.segment_bytes;
-  const bool one_group = a.band.row_factors != nullptr;
-  detail::DecodeAhead<Segment> ahead(
-      weights,
-      one_group ? a.band.row_factors + std::int64_t{blockIdx.x} * kFactors
-                : weights + F::bits * 512,
-      a.band.segment_bytes, one_group ? 0 : a.band.segment_bytes, end - begin, panels_left);
+  const bool one_group = a.parts[0].row_factors != nullptr;
+  detail::DecodeAhead<Segment> ahead(a, begin, end, panels_left);
   unsigned stage = ring, ahead_stage = ring;
   for (; ahead_stage + Segment::kStageBytes < ring_end; ahead_stage += Segment::kStageBytes) {
-    ahead.copy(a, kFactors, ahead_stage, lane);
+    ahead.copy(a, one_group, ahead_stage, lane);
   }
   wait_for_inputs();
   Input x{};
-  typename Input::Place at(a.x, begin, lane);
-  const int planes = g / 2 < a.x.tokens ? 1 + g % 2 : 3;
-  if (begin < end) x.load(at, planes);
+  typename Input::Place at(a.x, shape.first_token, begin, lane);
+  const int column_token = shape.first_token + (n_tokens == 4 ? g / 2 : g);
+  const bool has_token = column_token < a.x.tokens;
+  if (begin < end) x.load(at, has_token, g % 2 != 0);
 
 #pragma unroll 1
-  for (int panel = static_cast<int>(blockIdx.x); panel < panels;
+  for (int panel = static_cast<int>(blockIdx.x); panel < a.panels;
        panel += static_cast<int>(gridDim.x)) {
     int segment = begin;
 #pragma unroll 1
     for (int slice = first_slice; slice < first_slice + slices; ++slice) {
       const int slice_end = slices == 1 ? end : slice_begin(slice + 1, segments);
-      float acc[2] = {};
+      float acc[kOwn][2] = {};
 #pragma unroll 1
       for (; segment < slice_end; ++segment) {
         __syncwarp();  // all lanes have read what is overwritten now
-        ahead.copy(a, kFactors, ahead_stage, lane);
+        ahead.copy(a, one_group, ahead_stage, lane);
         ahead_stage = stage;
         if (ahead.left <= 0) let_next_begin();
         if (shape.stages == 2) {
@@ -263,19 +324,24 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
         now.read(stage, lane);
         stage += Segment::kStageBytes;
         if (stage == ring_end) stage = ring;
-        detail::add_segment(now, x, at, acc);
+        detail::add_segment(now, x, at, a.x, end - begin == 1, has_token, acc);
         if (end - begin > 1) {
           at.advance(segment + 1 < end ? 1 : begin + 1 - end);
-          x.load(at, planes);
+          x.load(at, has_token, g % 2 != 0);
         }
       }
-      float* to = sums + slice * detail::kSliceStride + q * detail::kTokenStride + 2 * g;
-      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(detail::shared_address(to)),
-                   "f"(acc[0]), "f"(acc[1])
-                   : "memory");  // which the compiler would split
+#pragma unroll
+      for (int t = 0; t < kOwn; ++t) {
+        float* to = sums + slice * Sums::kSlice + (kOwn * q + t) * Sums::kToken + 2 * g;
+        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(detail::shared_address(to)),
+                     "f"(acc[t][0]), "f"(acc[t][1])
+                     : "memory");  // which the compiler would split
+      }
     }
     __syncthreads();
-    if (threadIdx.x < kPanelRows * kDecodeTokens) detail::finish_decode(a, panel, sums);
+    if (threadIdx.x < kPanelRows * n_tokens) {
+      detail::finish_decode<n_tokens>(a, shape.first_token, panel, sums);
+    }
     // The other half is free: its sums were read before the barrier above.
     sums += other_half;
     other_half = -other_half;

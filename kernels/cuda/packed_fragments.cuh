@@ -173,6 +173,7 @@ struct Segment {
   static constexpr int kMins = min_kind == 0 ? kGroups / 2 : min_kind == 2 ? kGroups : 0;
   static constexpr int kFactors = kGroups + kMins;  // dwords of a lane group
   static constexpr int kCodeBytes = F::bits * 512;
+  static constexpr int kFactorBytes = factor_bytes(block, min_kind);
   // Of a warp's segment in shared memory, where it lies as in global memory.
   static constexpr int kStageBytes = kCodeBytes + 8 * 4 * kFactors;
   unsigned codes[4 * F::bits];
@@ -248,12 +249,22 @@ __device__ __forceinline__ void add_block(float scale, float min, const unsigned
   acc = __fmaf_rn(min, __uint_as_float(factors[1]), acc);
 }
 
-// y of a row and token from the sum over a band.
-__device__ __forceinline__ void store(const BandProduct& a, int row, int token, float sum) {
-  if (row >= a.rows || token >= a.x.tokens) return;
-  float* y = a.y + token * a.ldy + row;
-  if (a.bias != nullptr) sum = __fadd_rn(sum, a.bias[row]);
-  *y = a.accumulate ? __fadd_rn(*y, sum) : sum;
+// The part that a panel is of.
+__device__ __forceinline__ BandPart part_of(const BandProduct& a, int panel) {
+  BandPart part = a.parts[0];
+#pragma unroll
+  for (int i = 1; i < kMaxParts; ++i) {
+    if (i < a.n_parts && panel >= a.parts[i].first_panel) part = a.parts[i];
+  }
+  return part;
+}
+
+// y of a part's row and a token from the sum over a band.
+__device__ __forceinline__ void store(const BandPart& part, int row, int token, float sum) {
+  if (row >= part.rows) return;
+  float* y = part.y + token * part.ldy + row;
+  if (part.bias != nullptr) sum = __fadd_rn(sum, part.bias[row]);
+  *y = part.accumulate ? __fadd_rn(*y, sum) : sum;
 }
 
 }  // namespace detail

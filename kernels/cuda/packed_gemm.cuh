@@ -1,8 +1,8 @@
 #pragma once
-// The kernel of packed_linear.h for any number of tokens. A thread block has a tile of 8 n_tiles
-// tokens and `panels` panels of 16 rows; `ways` warps share a panel's columns, each with its
-// quarters of the slices (all, or one of four). Warps with the same columns share the activations,
-// which come through shared memory; weights come as in packed_decode.cuh, each warp's for itself.
+// The kernel of packed_linear.h for many tokens. A thread block has a tile of kGemmTokens tokens
+// and `panels` panels of 16 rows; `ways` warps share a panel's columns, each with its quarters of
+// the slices (all, or one of four). Warps with the same columns share the activations, which come
+// through shared memory; weights come as in packed_decode.cuh, each warp's for itself.
 //
 // The unit of work is an item: a segment and a plane of the activations. Items of the second plane
 // are there only where a token of the tile has something in it. Copies of the next stages - 1 items
@@ -16,6 +16,8 @@ namespace tenfold::cuda {
 struct GemmShape {
   int panels, ways, stages;
 };
+inline constexpr int kGemmTokens = 64;
+inline constexpr int kGemmTiles = kGemmTokens / kTile;
 
 namespace detail {
 
@@ -25,10 +27,10 @@ inline constexpr int kInputStride = kSegmentCols + 16;
 
 // A segment of one plane of a tile's activations in shared memory: codes, then factors
 // [blocks][tokens][2].
-template <int block, int n_tiles>
+template <int block>
 struct GemmInput {
   static constexpr int kBlocks = kSegmentCols / block;
-  static constexpr int kTokens = n_tiles * kTile;
+  static constexpr int kTokens = kGemmTokens;
   static constexpr int kCodeBytes = kTokens * kInputStride;
   static constexpr int kBytes = kCodeBytes + kBlocks * kTokens * 8;
 
@@ -57,12 +59,12 @@ struct GemmInput {
 };
 
 // Adds half (128 columns) h of a segment to the sums of rows 2g, 2g + 1 by tokens 2q, 2q + 1 of
-// each pair of tiles of which a bit is set: two, so that one's products run while the other's wait.
-// What has no bit adds zeros or is not stored.
-template <int h, int n_tiles, typename F, int block, int min_kind>
+// each pair of tiles of which a bit is set, or of all without a branch, so that the compiler can
+// begin with the next while products of one wait. What has no bit adds zeros or is not stored.
+template <int h, bool all, typename F, int block, int min_kind>
 __device__ __forceinline__ void add_half(const Segment<F, block, min_kind>& w, const std::byte* x,
-                                         unsigned tiles, int lane, float (&acc)[n_tiles][4]) {
-  using Input = GemmInput<block, n_tiles>;
+                                         unsigned tiles, int lane, float (&acc)[kGemmTiles][4]) {
+  using Input = GemmInput<block>;
   constexpr int kBlocks = 128 / block;
   constexpr int kSteps = block / 32;
   unsigned a[4][4];
@@ -84,8 +86,8 @@ __device__ __forceinline__ void add_half(const Segment<F, block, min_kind>& w, c
   const std::byte* codes = x + g * kInputStride + h * 128 + q * 32;
   const std::byte* factors = x + Input::kCodeBytes + h * kBlocks * Input::kTokens * 8 + q * 16;
 #pragma unroll
-  for (int n = 0; n < n_tiles; n += 2) {
-    if ((tiles >> n & 3) == 0) continue;
+  for (int n = 0; n < kGemmTiles; n += 2) {
+    if (!all && (tiles >> n & 3) == 0) continue;
     uint4 b[2][2];
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
@@ -123,16 +125,15 @@ __device__ __forceinline__ void add_half(const Segment<F, block, min_kind>& w, c
 }
 
 // Sums of a warp: of the slice, of the quarter, and in `slot` (shared memory, the lane's own
-// [n_tiles] float4 of 32 lanes) of all its quarters.
-template <int n_tiles>
+// [kGemmTiles] float4 of 32 lanes) of all its quarters.
 struct GemmSums {
-  float acc[n_tiles][4], quarter[n_tiles][4];
+  float acc[kGemmTiles][4], quarter[kGemmTiles][4];
   float4* slot;  // + 32 n
 
   __device__ __forceinline__ void begin(float4* at) {
     slot = at;
 #pragma unroll
-    for (int n = 0; n < n_tiles; ++n) {
+    for (int n = 0; n < kGemmTiles; ++n) {
       slot[32 * n] = {0, 0, 0, 0};
 #pragma unroll
       for (int i = 0; i < 4; ++i) acc[n][i] = quarter[n][i] = 0;
@@ -140,7 +141,7 @@ struct GemmSums {
   }
   __device__ __forceinline__ void end_slice() {
 #pragma unroll
-    for (int n = 0; n < n_tiles; ++n) {
+    for (int n = 0; n < kGemmTiles; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         quarter[n][i] = __fadd_rn(quarter[n][i], acc[n][i]);
@@ -150,7 +151,7 @@ struct GemmSums {
   }
   __device__ __forceinline__ void end_quarter() {
 #pragma unroll
-    for (int n = 0; n < n_tiles; ++n) {
+    for (int n = 0; n < kGemmTiles; ++n) {
       slot[32 * n] = add(slot[32 * n], quarter[n]);
 #pragma unroll
       for (int i = 0; i < 4; ++i) quarter[n][i] = 0;
@@ -165,7 +166,7 @@ __device__ __forceinline__ void sync_threads_of(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
-// Which of a tile's n_tiles have something in the second plane of a segment, one bit each.
+// Which of a tile's kGemmTiles have something in the second plane of a segment, one bit each.
 __device__ __forceinline__ unsigned second_tiles(const DeviceInput& in, int segment, int token,
                                                  int tiles) {
   const std::uint8_t* flags = in.second + std::int64_t{segment} * in.padded_tokens + token;
@@ -182,21 +183,24 @@ __device__ __forceinline__ unsigned second_tiles(const DeviceInput& in, int segm
 constexpr int gemm_mask_bytes(int segments) { return (segments + 15) / 16 * 16; }
 
 // Bytes of shared memory.
-template <typename F, int block, int min_kind, int n_tiles>
+template <typename F, int block, int min_kind>
 constexpr int gemm_shared(GemmShape s, int segments) {
   const int warps = s.panels * s.ways;
-  return warps * n_tiles * 512 + s.ways * s.stages * detail::GemmInput<block, n_tiles>::kBytes +
+  return warps * kGemmTiles * 512 + s.ways * s.stages * detail::GemmInput<block>::kBytes +
          warps * s.stages * detail::Segment<F, block, min_kind>::kStageBytes +
          gemm_mask_bytes(segments);
 }
 
-template <int n_tiles>
-inline constexpr int kGemmThreads = n_tiles > 4 ? 256 : 512;
+inline constexpr int kGemmThreads = 256;
+#ifndef GEMM_BLOCKS
+#define GEMM_BLOCKS 2
+#endif
 
-template <typename F, int block, int min_kind, int n_tiles>
-__global__ void __launch_bounds__(kGemmThreads<n_tiles>) packed_gemm(BandProduct a, GemmShape s) {
+template <typename F, int block, int min_kind>
+__global__ void __launch_bounds__(kGemmThreads, GEMM_BLOCKS)
+    packed_gemm(BandProduct a, GemmShape s) {
   using Segment = detail::Segment<F, block, min_kind>;
-  using Input = detail::GemmInput<block, n_tiles>;
+  using Input = detail::GemmInput<block>;
   // The same in all lanes, and the compiler sees it.
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -204,15 +208,17 @@ __global__ void __launch_bounds__(kGemmThreads<n_tiles>) packed_gemm(BandProduct
   const int warps = s.panels * s.ways, threads = 32 * s.panels;  // the latter of this way
   const int thread = static_cast<int>(threadIdx.x) - way * threads;
   const int panel = static_cast<int>(blockIdx.x) * s.panels + in_way;
-  const bool has_rows = panel * kPanelRows < a.rows;
+  const bool has_rows = panel < a.panels;
+  const BandPart part = detail::part_of(a, panel);
+  const int in_part = panel - part.first_panel;
   const int segments = segments_of(a.band.cols);
   const int token = static_cast<int>(blockIdx.y) * Input::kTokens;
-  const int tiles = min(n_tiles, (a.x.tokens - token + kTile - 1) / kTile);
+  const int tiles = min(kGemmTiles, (a.x.tokens - token + kTile - 1) / kTile);
 
   // [warps] slots, [ways][stages] activations, [warps][stages] weights, [segments] masks
   extern __shared__ uint4 shared[];
   auto* const slots = reinterpret_cast<float4*>(shared);
-  auto* const inputs = reinterpret_cast<std::byte*>(slots + warps * n_tiles * 32);
+  auto* const inputs = reinterpret_cast<std::byte*>(slots + warps * kGemmTiles * 32);
   auto* const weights = inputs + s.ways * s.stages * Input::kBytes;
   auto* const masks =
       reinterpret_cast<std::uint8_t*>(weights + warps * s.stages * Segment::kStageBytes);
@@ -228,11 +234,10 @@ __global__ void __launch_bounds__(kGemmThreads<n_tiles>) packed_gemm(BandProduct
   int next_segment = begin, next_plane = 0, next_input = 0, next_weight = 0;
   const auto copy_weights = [&](int segment, int stage) {
     const std::byte* at =
-        a.band.segments + (std::int64_t{panel} * segments + segment) * a.band.segment_bytes;
-    const std::byte* factors =
-        a.band.row_factors == nullptr
-            ? at + F::bits * 512
-            : a.band.row_factors + std::int64_t{panel} * factor_bytes(block, min_kind);
+        part.segments + (std::int64_t{in_part} * segments + segment) * a.band.segment_bytes;
+    const std::byte* factors = part.row_factors == nullptr
+                                   ? at + Segment::kCodeBytes
+                                   : part.row_factors + in_part * Segment::kFactorBytes;
     Segment::copy({at, factors}, weight_ring + stage * Segment::kStageBytes, lane);
   };
   const auto copy_next = [&] {
@@ -258,8 +263,8 @@ __global__ void __launch_bounds__(kGemmThreads<n_tiles>) packed_gemm(BandProduct
   __syncthreads();
   for (int i = 0; i < s.stages - 1; ++i) copy_next();
 
-  detail::GemmSums<n_tiles> sums;
-  sums.begin(slots + warp * n_tiles * 32 + lane);
+  detail::GemmSums sums;
+  sums.begin(slots + warp * kGemmTiles * 32 + lane);
   const auto advance_to = [&](int segment) {
     while (slice < slices_end && slice_begin(slice + 1, segments) <= segment) {
       sums.end_slice();
@@ -284,9 +289,13 @@ __global__ void __launch_bounds__(kGemmThreads<n_tiles>) packed_gemm(BandProduct
       if (has_rows) {
         now.read(weight_ring + weight * Segment::kStageBytes, lane);
         const std::byte* x = input_ring + input * Input::kBytes;
-        const unsigned which = plane == 0 ? (1u << tiles) - 1 : second;
-        detail::add_half<0, n_tiles>(now, x, which, lane, sums.acc);
-        detail::add_half<1, n_tiles>(now, x, which, lane, sums.acc);
+        if (plane == 0) {
+          detail::add_half<0, true>(now, x, 0, lane, sums.acc);
+          detail::add_half<1, true>(now, x, 0, lane, sums.acc);
+        } else {
+          detail::add_half<0, false>(now, x, second, lane, sums.acc);
+          detail::add_half<1, false>(now, x, second, lane, sums.acc);
+        }
       }
       if (++input == s.stages) input = 0;
     }
@@ -300,15 +309,19 @@ __global__ void __launch_bounds__(kGemmThreads<n_tiles>) packed_gemm(BandProduct
   for (int n = way; n < tiles; n += s.ways) {
     float4 total = {0, 0, 0, 0};
     for (int w = 0; w < s.ways; ++w) {
-      const float4 sum = slots[((w * s.panels + in_way) * n_tiles + n) * 32 + lane];
+      const float4 sum = slots[((w * s.panels + in_way) * kGemmTiles + n) * 32 + lane];
       const float parts[4] = {sum.x, sum.y, sum.z, sum.w};
-      total = detail::GemmSums<n_tiles>::add(total, parts);
+      total = detail::GemmSums::add(total, parts);
     }
-    const int row = panel * kPanelRows + 2 * g, t = token + n * kTile + 2 * q;
-    detail::store(a, row, t, total.x);
-    detail::store(a, row, t + 1, total.y);
-    detail::store(a, row + 1, t, total.z);
-    detail::store(a, row + 1, t + 1, total.w);
+    const int row = in_part * kPanelRows + 2 * g, t = token + n * kTile + 2 * q;
+    if (t < a.x.tokens) {
+      detail::store(part, row, t, total.x);
+      detail::store(part, row + 1, t, total.z);
+    }
+    if (t + 1 < a.x.tokens) {
+      detail::store(part, row, t + 1, total.y);
+      detail::store(part, row + 1, t + 1, total.w);
+    }
   }
 }
 

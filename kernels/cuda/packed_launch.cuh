@@ -43,8 +43,6 @@ inline int resident_blocks(const DeviceLimits& limits, int registers, int thread
   return std::max(1, std::min({by_registers, by_threads, by_shared}));
 }
 
-inline int panels_of(int rows) { return (rows + kPanelRows - 1) / kPanelRows; }
-
 // Found best on an H100 (docs/gpu.md): many warps with two segments each where two such thread
 // blocks reside; else half as many that look further ahead.
 template <typename F, int block, int min_kind>
@@ -55,7 +53,8 @@ Tuning decode_tuning(Tuning t) {
   return t;
 }
 
-template <typename F, int block, int min_kind>
+// Runs of n_tokens tokens, one after the other.
+template <typename F, int block, int min_kind, int n_tokens>
 cudaError_t launch_decode(const BandProduct& a, const DeviceLimits& limits, bool overlap,
                           cudaStream_t stream, const Tuning& tuning) {
   Tuning t = decode_tuning<F, block, min_kind>(tuning);
@@ -63,41 +62,47 @@ cudaError_t launch_decode(const BandProduct& a, const DeviceLimits& limits, bool
   if (t.decode_warps != 4 && t.decode_warps != 8 && t.decode_warps != 16) {
     return cudaErrorInvalidValue;
   }
-  int shared = decode_shared<F, block, min_kind>(t.decode_warps, t.stages);
+  int shared = decode_shared<F, block, min_kind, n_tokens>(t.decode_warps, t.stages);
   while (shared > limits.shared_per_block && t.decode_warps > 4) {
     t.decode_warps /= 2;
-    shared = decode_shared<F, block, min_kind>(t.decode_warps, t.stages);
+    shared = decode_shared<F, block, min_kind, n_tokens>(t.decode_warps, t.stages);
   }
-  constexpr auto kernel = packed_decode<F, block, min_kind>;
+  constexpr auto kernel = packed_decode<F, block, min_kind, n_tokens>;
   int registers = 0;
-  const cudaError_t error = registers_of<kernel>(limits, &registers);
-  if (error != cudaSuccess) return error;
+  cudaError_t error = registers_of<kernel>(limits, &registers);
   const int threads = 32 * t.decode_warps;
   const int resident = resident_blocks(limits, registers, threads, shared) * limits.processors;
-  return launch_on(stream, overlap, static_cast<unsigned>(std::min(panels_of(a.rows), resident)),
-                   static_cast<unsigned>(threads), static_cast<std::size_t>(shared), kernel, a,
-                   DecodeShape{t.stages, t.stages * Segment<F, block, min_kind>::kStageBytes});
+  const auto grid = static_cast<unsigned>(std::min(a.panels, resident));
+  for (int token = 0; token < a.x.tokens && error == cudaSuccess; token += n_tokens) {
+    error = launch_on(
+        stream, overlap, grid, static_cast<unsigned>(threads), static_cast<std::size_t>(shared),
+        kernel, a,
+        DecodeShape{t.stages, t.stages * Segment<F, block, min_kind>::kStageBytes, token});
+  }
+  return error;
 }
 
-// Few tokens: four warps share a row, so that there are warps enough. Many: a tile of 64 for as
-// many rows as shared memory has room for.
-inline GemmShape gemm_shape(const Tuning& t, bool wide) {
+// As many rows as may share a tile; where that leaves processors idle, fewer, whose columns four
+// warps share.
+inline GemmShape gemm_shape(const BandProduct& a, const DeviceLimits& limits, const Tuning& t) {
+  const int tiles = (a.x.tokens + kGemmTokens - 1) / kGemmTokens;
+  const bool wide = (a.panels + 7) / 8 * tiles >= limits.processors;
   GemmShape s{t.panels, t.ways, t.stages};
   if (s.ways == 0) s.ways = wide ? 1 : 4;
   if (s.panels == 0) s.panels = wide ? 8 : 2;
-  if (s.stages == 0) s.stages = wide ? 2 : 3;
+  if (s.stages == 0) s.stages = 2;
   return s;
 }
 
-template <typename F, int block, int min_kind, int n_tiles>
+template <typename F, int block, int min_kind>
 cudaError_t launch_gemm(const BandProduct& a, const DeviceLimits& limits, bool overlap,
                         cudaStream_t stream, const Tuning& tuning) {
-  GemmShape s = gemm_shape(tuning, n_tiles > 2);
+  GemmShape s = gemm_shape(a, limits, tuning);
   const bool good = (s.ways == 1 || s.ways == 4) && s.panels >= 1 && s.stages >= 2 &&
-                    s.stages <= 3 && 32 * s.panels * s.ways <= kGemmThreads<n_tiles>;
+                    s.stages <= 3 && 32 * s.panels * s.ways <= kGemmThreads;
   if (!good) return cudaErrorInvalidValue;
   const int segments = segments_of(a.band.cols);
-  int shared = gemm_shared<F, block, min_kind, n_tiles>(s, segments);
+  int shared = gemm_shared<F, block, min_kind>(s, segments);
   while (shared > limits.shared_per_block && (s.panels > 1 || s.stages > 2 || s.ways > 1)) {
     if (s.panels > 1) {
       s.panels /= 2;
@@ -106,16 +111,15 @@ cudaError_t launch_gemm(const BandProduct& a, const DeviceLimits& limits, bool o
     } else {
       s.ways = 1;
     }
-    shared = gemm_shared<F, block, min_kind, n_tiles>(s, segments);
+    shared = gemm_shared<F, block, min_kind>(s, segments);
   }
   if (shared > limits.shared_per_block) return cudaErrorInvalidValue;
-  constexpr auto kernel = packed_gemm<F, block, min_kind, n_tiles>;
+  constexpr auto kernel = packed_gemm<F, block, min_kind>;
   int registers = 0;
   const cudaError_t error = registers_of<kernel>(limits, &registers);
   if (error != cudaSuccess) return error;
-  const int panels = panels_of(a.rows), tokens = n_tiles * kTile;
-  const dim3 grid(static_cast<unsigned>((panels + s.panels - 1) / s.panels),
-                  static_cast<unsigned>((a.x.tokens + tokens - 1) / tokens));
+  const dim3 grid(static_cast<unsigned>((a.panels + s.panels - 1) / s.panels),
+                  static_cast<unsigned>((a.x.tokens + kGemmTokens - 1) / kGemmTokens));
   return launch_on(stream, overlap, grid, static_cast<unsigned>(32 * s.panels * s.ways),
                    static_cast<std::size_t>(shared), kernel, a, s);
 }
@@ -124,12 +128,14 @@ template <typename F, int block, int min_kind>
 cudaError_t by_tokens(const BandProduct& a, const DeviceLimits& limits, bool overlap,
                       cudaStream_t stream, const Tuning& tuning) {
   if (a.x.tokens <= kDecodeTokens) {
-    return launch_decode<F, block, min_kind>(a, limits, overlap, stream, tuning);
+    return launch_decode<F, block, min_kind, kDecodeTokens>(a, limits, overlap, stream, tuning);
   }
-  const int tile = tuning.tile_tokens != 0 ? tuning.tile_tokens : a.x.tokens <= 16 ? 16 : 64;
-  if (tile == 16) return launch_gemm<F, block, min_kind, 2>(a, limits, overlap, stream, tuning);
-  if (tile == 64) return launch_gemm<F, block, min_kind, 8>(a, limits, overlap, stream, tuning);
-  return cudaErrorInvalidValue;
+  const int tile = tuning.tile_tokens != 0 ? tuning.tile_tokens : a.x.tokens <= 32 ? kTile : 64;
+  if (tile == kTile) {
+    return launch_decode<F, block, min_kind, kTile>(a, limits, overlap, stream, tuning);
+  }
+  if (tile != kGemmTokens) return cudaErrorInvalidValue;
+  return launch_gemm<F, block, min_kind>(a, limits, overlap, stream, tuning);
 }
 
 template <typename F, int block>

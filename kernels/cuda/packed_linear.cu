@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/cuda/packed_band.h"
 #include "kernels/cuda/packed_linear.h"
 
@@ -14,6 +16,52 @@ cudaError_t launch_one(const BandProduct& band, const DeviceLimits& limits, bool
     default:
       return cudaErrorInvalidValue;
   }
+}
+
+bool alike(const DeviceBand& a, const DeviceBand& b) {
+  return a.format == b.format && a.min_kind == b.min_kind && a.block == b.block &&
+         a.cols == b.cols && a.segment_bytes == b.segment_bytes &&
+         (a.row_factors == nullptr) == (b.row_factors == nullptr);
+}
+
+bool alike(std::span<const DeviceProduct> products) {
+  return std::ranges::all_of(products, [&](const DeviceProduct& p) {
+    const DeviceProduct& first = products[0];
+    if (p.n_bands != first.n_bands) return false;
+    for (int b = 0; b < p.n_bands; ++b) {
+      if (!alike(p.bands[b], first.bands[b])) return false;
+    }
+    return true;
+  });
+}
+
+BandProduct band_of(std::span<const DeviceProduct> products, int b) {
+  BandProduct result;
+  result.band = products[0].bands[b];
+  result.x = products[0].x[b];
+  for (const DeviceProduct& p : products) {
+    const int begin = result.panels;
+    result.panels += (p.rows + kPanelRows - 1) / kPanelRows;
+    result.parts[result.n_parts++] = {p.bands[b].segments,
+                                      p.bands[b].row_factors,
+                                      b == 0 ? p.bias : nullptr,
+                                      p.y,
+                                      p.ldy,
+                                      p.rows,
+                                      begin,
+                                      result.panels,
+                                      p.accumulate || b > 0};
+  }
+  return result;
+}
+
+cudaError_t launch_bands(std::span<const DeviceProduct> products, const DeviceLimits& limits,
+                         bool overlap, cudaStream_t stream, const Tuning& tuning) {
+  for (int b = 0; b < products[0].n_bands; ++b) {
+    const cudaError_t error = launch_one(band_of(products, b), limits, overlap, stream, tuning);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
 }
 
 }  // namespace
@@ -39,20 +87,27 @@ cudaError_t device_limits(int device, DeviceLimits* limits) {
   return cudaSuccess;
 }
 
-cudaError_t launch_linear(const DeviceProduct& product, const DeviceLimits& limits, bool overlap,
-                          cudaStream_t stream, const Tuning& tuning) {
-  if (product.n_bands < 1 || product.n_bands > kMaxBands || product.rows < 1) {
-    return cudaErrorInvalidValue;
+cudaError_t launch_linear(std::span<const DeviceProduct> products, const DeviceLimits& limits,
+                          bool overlap, cudaStream_t stream, const Tuning& tuning) {
+  if (products.empty() || products.size() > kMaxParts) return cudaErrorInvalidValue;
+  for (const DeviceProduct& product : products) {
+    if (product.n_bands < 1 || product.n_bands > kMaxBands || product.rows < 1) {
+      return cudaErrorInvalidValue;
+    }
+    for (int b = 0; b < product.n_bands; ++b) {
+      if (product.x[b].tokens < 1 || product.x[b].codes != products[0].x[b].codes) {
+        return cudaErrorInvalidValue;
+      }
+    }
   }
-  for (int b = 0; b < product.n_bands; ++b) {
-    if (product.x[b].tokens < 1) return cudaErrorInvalidValue;
-    const BandProduct band{
-        product.bands[b], product.x[b], b == 0 ? product.bias : nullptr, product.y,
-        product.ldy,      product.rows, product.accumulate || b > 0};
-    const cudaError_t error = launch_one(band, limits, overlap, stream, tuning);
-    if (error != cudaSuccess) return error;
+  if (!alike(products)) {
+    for (const DeviceProduct& product : products) {
+      const cudaError_t error = launch_bands({&product, 1}, limits, overlap, stream, tuning);
+      if (error != cudaSuccess) return error;
+    }
+    return cudaSuccess;
   }
-  return cudaSuccess;
+  return launch_bands(products, limits, overlap, stream, tuning);
 }
 
 }  // namespace tenfold::cuda

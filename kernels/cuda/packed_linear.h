@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kernels/formats/format.h"
 #include "kernels/matrix.h"
@@ -58,26 +59,29 @@ struct DeviceProduct {
   bool accumulate = false;
 };
 
-// Tokens up to which the kernel without shared activations runs.
+// Products that one launch takes: q, k and v.
+inline constexpr int kMaxParts = 3;
+
+// Tokens of a run of the kernel that keeps activations in registers, where there is one run.
 inline constexpr int kDecodeTokens = 4;
 
 // How a band's kernel is launched: results do not depend on it. Zeros: the default for the shape
 // and the device.
 struct Tuning {
   int decode_warps = 0;  // of a thread block: 4, 8 or 16
-  int tile_tokens = 0;   // of a thread block's tile, more than kDecodeTokens tokens: 16 or 64
+  int tile_tokens = 0;   // more than kDecodeTokens tokens: in runs of 8, or in tiles of 64
   int panels = 0;        // of 16 rows that share a tile of activations: 1, 2, 4 or 8
-  int ways = 0;          // warps that share a row's columns: 1 or 4; panels * ways <= 16, of 64
-                         // tokens <= 8
+  int ways = 0;          // warps that share a row's columns: 1 or 4; panels * ways <= 8
   int stages = 0;        // segments under way or in use: 2 or 3
   bool operator==(const Tuning&) const = default;
 };
 
-// Launches for each band. cudaErrorInvalidValue for what is not as said above or does not fit into
-// the device's shared memory. The sums of a token do not depend on what other tokens there are.
-// overlap (sm_90): the weights may be on their way while what comes before in the stream still
-// runs, and this while what follows loads its own.
-cudaError_t launch_linear(const DeviceProduct& product, const DeviceLimits& limits, bool overlap,
-                          cudaStream_t stream, const Tuning& tuning = {});
+// y of each product, of which there are at most kMaxParts, all with the same x. A launch for each
+// band, of all products where their bands are alike. cudaErrorInvalidValue for what is not as said
+// above or does not fit into the device's shared memory. The sums of a token do not depend on what
+// other tokens there are. overlap (sm_90): the weights may be on their way while what comes before
+// in the stream still runs, and this while what follows loads its own.
+cudaError_t launch_linear(std::span<const DeviceProduct> products, const DeviceLimits& limits,
+                          bool overlap, cudaStream_t stream, const Tuning& tuning = {});
 
 }  // namespace tenfold::cuda

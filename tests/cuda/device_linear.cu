@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <span>
 
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/device_layout.h"
@@ -87,6 +88,35 @@ DevicePlane plane_of(const cuda::DeviceInput& in, int block, int token, int plan
   return result;
 }
 
+// y is left to the caller.
+cuda::DeviceProduct product_of(const MatrixView& weight,
+                               const std::array<cuda::DeviceInput, kMaxBands>& input,
+                               Memory& memory) {
+  cuda::DeviceProduct product;
+  std::copy(input.begin(), input.end(), product.x);
+  for (const Band& band : weight.all_bands()) {
+    const cuda::DeviceWeights made = cuda::device_weights(band, weight.rows);
+    product.bands[product.n_bands++] = {band.format,
+                                        band.min_kind,
+                                        made.block,
+                                        static_cast<int>(band.cols()),
+                                        made.segment_bytes,
+                                        memory.copy(made.segments),
+                                        memory.copy(made.row_factors)};
+  }
+  product.rows = static_cast<int>(weight.rows);
+  return product;
+}
+
+void launch(std::span<const cuda::DeviceProduct> products, const LaunchShape& s) {
+  cuda::DeviceLimits limits;
+  check_cuda(cuda::device_limits(0, &limits), "device_limits");
+  check_cuda(cuda::launch_linear(products, limits, true, nullptr,
+                                 {s.decode_warps, s.tile_tokens, s.panels, s.ways, s.stages}),
+             "launch_linear");
+  check_cuda(cudaDeviceSynchronize(), "product");
+}
+
 }  // namespace
 
 std::string cuda_device(std::string* why_not) {
@@ -120,32 +150,33 @@ DevicePlanes device_prepare(const MatrixView& weight, const std::vector<float>& 
 std::vector<float> device_linear(const MatrixView& weight, const std::vector<float>& x, int tokens,
                                  std::vector<float> y, const DeviceRun& run) {
   Memory memory;
-  cuda::DeviceProduct product;
-  const auto inputs = prepare(weight, x, tokens, run.outlier, memory);
-  std::copy(inputs.begin(), inputs.end(), product.x);
-  for (const Band& band : weight.all_bands()) {
-    const cuda::DeviceWeights made = cuda::device_weights(band, weight.rows);
-    product.bands[product.n_bands++] = {band.format,
-                                        band.min_kind,
-                                        made.block,
-                                        static_cast<int>(band.cols()),
-                                        made.segment_bytes,
-                                        memory.copy(made.segments),
-                                        memory.copy(made.row_factors)};
-  }
+  cuda::DeviceProduct product =
+      product_of(weight, prepare(weight, x, tokens, run.outlier, memory), memory);
   product.bias = memory.copy(run.bias, static_cast<std::size_t>(weight.rows));
   product.y = memory.copy(y);
   product.ldy = run.ldy;
-  product.rows = static_cast<int>(weight.rows);
   product.accumulate = run.accumulate;
-  cuda::DeviceLimits limits;
-  check_cuda(cuda::device_limits(0, &limits), "device_limits");
-  const LaunchShape& s = run.shape;
-  check_cuda(cuda::launch_linear(product, limits, true, nullptr,
-                                 {s.decode_warps, s.tile_tokens, s.panels, s.ways, s.stages}),
-             "launch_linear");
-  check_cuda(cudaDeviceSynchronize(), "product");
+  launch({&product, 1}, run.shape);
   return from_device(product.y, y.size());
+}
+
+std::vector<std::vector<float>> device_linear_group(const std::vector<MatrixView>& weights,
+                                                    const std::vector<float>& x, int tokens) {
+  Memory memory;
+  const auto input = prepare(weights[0], x, tokens, DeviceRun().outlier, memory);
+  std::vector<cuda::DeviceProduct> products;
+  for (const MatrixView& weight : weights) {
+    products.push_back(product_of(weight, input, memory));
+    products.back().y =
+        memory.copy(std::vector<float>(static_cast<std::size_t>(weight.rows * tokens)));
+    products.back().ldy = weight.rows;
+  }
+  launch(products, {});
+  std::vector<std::vector<float>> y;
+  for (const cuda::DeviceProduct& product : products) {
+    y.push_back(from_device(product.y, static_cast<std::size_t>(product.rows * tokens)));
+  }
+  return y;
 }
 
 }  // namespace tenfold

@@ -38,5 +38,8 @@ struct DeviceRun {
 // y: [tokens, run.ldy], what it held before.
 std::vector<float> device_linear(const MatrixView& weight, const std::vector<float>& x, int tokens,
                                  std::vector<float> y, const DeviceRun& run);
+// The products of matrices that share an input, in one call. y: [matrices][tokens, rows].
+std::vector<std::vector<float>> device_linear_group(const std::vector<MatrixView>& weights,
+                                                    const std::vector<float>& x, int tokens);
 
 }  // namespace tenfold

@@ -190,10 +190,13 @@ void CudaBackend::drop_graphs() noexcept {
   graphs_.clear();
 }
 
+// Packed products with the same rounded input are one launch.
 void CudaBackend::linear(std::span<const Linear> parts, const float* x, std::int64_t ldx,
                          std::int64_t tokens) {
   weights_.next_operation();
   n_prepared_ = 0;
+  const Prepared* input = nullptr;
+  products_.clear();
   for (const Linear& part : parts) {
     const DeviceMatrix& matrix = weights_.matrix(part.weight);
     bool first = true;
@@ -203,8 +206,12 @@ void CudaBackend::linear(std::span<const Linear> parts, const float* x, std::int
       first = false;
     }
     if (matrix.n_packed == 0) continue;
-    packed_product(part, matrix, prepared_for(part.weight.map, matrix, x, ldx, tokens), first);
+    const Prepared& its_input = prepared_for(part.weight.map, matrix, x, ldx, tokens);
+    if (products_.size() == kMaxParts || &its_input != input) multiply();
+    input = &its_input;
+    products_.push_back(packed_product(part, matrix, its_input, first));
   }
+  multiply();
 }
 
 const CudaBackend::Prepared& CudaBackend::prepared_for(const InputMap& map,
@@ -227,8 +234,8 @@ const CudaBackend::Prepared& CudaBackend::prepared_for(const InputMap& map,
   return made;
 }
 
-void CudaBackend::packed_product(const Linear& part, const DeviceMatrix& matrix,
-                                 const Prepared& input, bool first) {
+DeviceProduct CudaBackend::packed_product(const Linear& part, const DeviceMatrix& matrix,
+                                          const Prepared& input, bool first) {
   DeviceProduct product;
   product.n_bands = matrix.n_packed;
   std::ranges::copy(matrix.packed, product.bands);
@@ -238,8 +245,14 @@ void CudaBackend::packed_product(const Linear& part, const DeviceMatrix& matrix,
   product.ldy = part.ldy;
   product.rows = static_cast<int>(matrix.rows);
   product.accumulate = part.accumulate || !first;
-  check(launch_linear(product, limits_, overlaps(), stream_, tuned(product)),
+  return product;
+}
+
+void CudaBackend::multiply() {
+  if (products_.empty()) return;
+  check(launch_linear(products_, limits_, overlaps(), stream_, tuned(products_)),
         "multiply by packed weights");
+  products_.clear();
 }
 
 bool CudaBackend::begin_tuning() {
@@ -253,31 +266,31 @@ void CudaBackend::end_tuning() {
   table_.save();
 }
 
-Tuning CudaBackend::tuned(const DeviceProduct& product) {
-  const Tuning* known = table_.find(product);
+Tuning CudaBackend::tuned(std::span<const DeviceProduct> products) {
+  const Tuning* known = table_.find(products);
   if (known != nullptr) return *known;
   if (!tuning_) return {};
   Tuning best;
-  float least = seconds_of(product, best);
-  for (const Tuning& candidate : tuning_candidates(product.x[0].tokens)) {
-    const float seconds = seconds_of(product, candidate);
+  float least = seconds_of(products, best);
+  for (const Tuning& candidate : tuning_candidates(products[0].x[0].tokens)) {
+    const float seconds = seconds_of(products, candidate);
     if (seconds < least) least = seconds, best = candidate;
   }
-  table_.set(product, best);
+  table_.set(products, best);
   return best;
 }
 
 // Of a launch among others like it; infinite where the device cannot launch it so.
-float CudaBackend::seconds_of(const DeviceProduct& product, const Tuning& tuning) {
+float CudaBackend::seconds_of(std::span<const DeviceProduct> products, const Tuning& tuning) {
   constexpr int kLaunches = 20;
   cudaEvent_t begin = nullptr, end = nullptr;
   check(cudaEventCreate(&begin), "time a product");
   check(cudaEventCreate(&end), "time a product");
   float milliseconds = 0;
-  cudaError_t error = launch_linear(product, limits_, overlaps(), stream_, tuning);  // warm
+  cudaError_t error = launch_linear(products, limits_, overlaps(), stream_, tuning);  // warm
   cudaEventRecord(begin, stream_);
   for (int i = 0; i < kLaunches && error == cudaSuccess; ++i) {
-    error = launch_linear(product, limits_, overlaps(), stream_, tuning);
+    error = launch_linear(products, limits_, overlaps(), stream_, tuning);
   }
   cudaEventRecord(end, stream_);
   check(cudaEventSynchronize(end), "time a product");

@@ -88,12 +88,13 @@ class CudaBackend : public Backend {
   };
   const Prepared& prepared_for(const InputMap& map, const DeviceMatrix& matrix, const float* x,
                                std::int64_t ldx, std::int64_t tokens);
-  void packed_product(const Linear& part, const DeviceMatrix& matrix, const Prepared& input,
-                      bool first);
+  DeviceProduct packed_product(const Linear& part, const DeviceMatrix& matrix,
+                               const Prepared& input, bool first);
+  void multiply();  // products_, of which there are none then
   // A kernel of ours may begin while the one before ends.
   bool overlaps() const noexcept { return limits_.major >= 9; }
-  Tuning tuned(const DeviceProduct& product);
-  float seconds_of(const DeviceProduct& product, const Tuning& tuning);
+  Tuning tuned(std::span<const DeviceProduct> products);
+  float seconds_of(std::span<const DeviceProduct> products, const Tuning& tuning);
   void float_product(const Linear& part, const DeviceMatrix& matrix, std::size_t band,
                      const float* x, std::int64_t ldx, std::int64_t tokens, bool first);
 
@@ -110,6 +111,7 @@ class CudaBackend : public Backend {
   std::vector<Graph> graphs_;
   std::deque<Prepared> prepared_;  // the first n_prepared_ of them, of the group at hand
   std::size_t n_prepared_ = 0;
+  std::vector<DeviceProduct> products_;  // of the group at hand that wait for their launch
   Scratch pinned_, converted_, attention_, targets_, nll_, places_memory_;
   DevicePlaces places_;
   std::vector<std::int32_t> flat_places_;

@@ -6,13 +6,14 @@
 #include <sstream>
 #include <string>
 
+#include "kernels/cuda/device_layout.h"
 #include "kernels/error.h"
 
 namespace tenfold::cuda {
 namespace {
 
 // Token counts that share an entry with the next of these.
-constexpr std::array<int, 4> kTokenSteps = {kDecodeTokens, 16, 64, 512};
+constexpr std::array<int, 5> kTokenSteps = {kDecodeTokens, 16, 32, 64, 512};
 
 int token_step(int tokens) {
   for (const int step : kTokenSteps) {
@@ -44,23 +45,25 @@ TuningTable::TuningTable(std::filesystem::path file) : file_(std::move(file)) {
   }
 }
 
-TuningTable::Key TuningTable::key_of(const DeviceProduct& product) {
-  const DeviceBand& band = product.bands[0];
+TuningTable::Key TuningTable::key_of(std::span<const DeviceProduct> products) {
+  const DeviceBand& band = products[0].bands[0];
+  int rows = 0;
+  for (const DeviceProduct& product : products) rows += product.rows;
   return {static_cast<int>(band.format),
           static_cast<int>(band.min_kind),
           band.block,
-          product.rows,
+          rows,
           band.cols,
-          token_step(product.x[0].tokens)};
+          token_step(products[0].x[0].tokens)};
 }
 
-const Tuning* TuningTable::find(const DeviceProduct& product) const {
-  const auto found = best_.find(key_of(product));
+const Tuning* TuningTable::find(std::span<const DeviceProduct> products) const {
+  const auto found = best_.find(key_of(products));
   return found == best_.end() ? nullptr : &found->second;
 }
 
-void TuningTable::set(const DeviceProduct& product, const Tuning& tuning) {
-  best_[key_of(product)] = tuning;
+void TuningTable::set(std::span<const DeviceProduct> products, const Tuning& tuning) {
+  best_[key_of(products)] = tuning;
 }
 
 void TuningTable::save() {
@@ -85,18 +88,13 @@ void TuningTable::save() {
 
 std::vector<Tuning> tuning_candidates(int tokens) {
   std::vector<Tuning> result;
+  const int run = tokens <= kDecodeTokens ? 0 : kTile;
   for (const int stages : {2, 3}) {
-    if (tokens <= kDecodeTokens) {
-      for (const int warps : {4, 8, 16}) result.push_back({warps, 0, 0, 0, stages});
-      continue;
-    }
-    for (const int tile : {16, 64}) {
-      for (const int panels : {1, 2, 4, 8}) {
-        for (const int ways : {1, 4}) {
-          if (panels * ways <= (tile == 64 ? 8 : 16)) {
-            result.push_back({0, tile, panels, ways, stages});
-          }
-        }
+    for (const int warps : {4, 8, 16}) result.push_back({warps, run, 0, 0, stages});
+    if (tokens <= kDecodeTokens) continue;
+    for (const int panels : {1, 2, 4, 8}) {
+      for (const int ways : {1, 4}) {
+        if (panels * ways <= 8) result.push_back({0, 64, panels, ways, stages});
       }
     }
   }

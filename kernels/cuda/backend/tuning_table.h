@@ -22,8 +22,8 @@ class TuningTable {
   explicit TuningTable(std::filesystem::path file);
 
   // Of the first band. Null: nothing is known.
-  const Tuning* find(const DeviceProduct& product) const;
-  void set(const DeviceProduct& product, const Tuning& tuning);
+  const Tuning* find(std::span<const DeviceProduct> products) const;
+  void set(std::span<const DeviceProduct> products, const Tuning& tuning);
   // Until save() nothing is known but what is set; then also what was before and was not set anew.
   void begin() { before_ = std::exchange(best_, {}); }
   // Throws io. Nothing where no file was named.
@@ -32,7 +32,7 @@ class TuningTable {
  private:
   // Format, kind of minimum, block, rows, cols, tokens rounded up.
   using Key = std::tuple<int, int, int, int, int, int>;
-  static Key key_of(const DeviceProduct& product);
+  static Key key_of(std::span<const DeviceProduct> products);
 
   std::filesystem::path file_;
   std::map<Key, Tuning> best_, before_;
