@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/kv_page.h"
 
@@ -25,45 +26,69 @@ __device__ __forceinline__ uint4 widen_eight(unsigned low, unsigned high) {
           widen_codes<0x4342>(high)};
 }
 
+// Zeros unless `real`. Without a branch, so that many loads are on their way at once, and in order:
+// __ldg could move above the wait for the kernel that stored what is read.
+__device__ __forceinline__ void load_if(bool real, const std::byte* from, uint4& x) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n"
+      "mov.b32 %0, 0;\nmov.b32 %1, 0;\nmov.b32 %2, 0;\nmov.b32 %3, 0;\n"
+      "@p ld.global.v4.b32 {%0, %1, %2, %3}, [%4];\n}"
+      : "=&r"(x.x), "=&r"(x.y), "=&r"(x.z), "=&r"(x.w)
+      : "l"(__cvta_generic_to_global(from)), "r"(static_cast<int>(real)));
+}
+__device__ __forceinline__ void load_if(bool real, const std::byte* from, uint2& x) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %3, 0;\n"
+      "mov.b32 %0, 0;\nmov.b32 %1, 0;\n"
+      "@p ld.global.v2.b32 {%0, %1}, [%2];\n}"
+      : "=&r"(x.x), "=&r"(x.y)
+      : "l"(__cvta_generic_to_global(from)), "r"(static_cast<int>(real)));
+}
+
 // Pairs [d / 2, d / 2 + 4) of T, two elements each, of a row of head_dim elements.
 template <typename T>
 __device__ __forceinline__ void load_pairs(const void* row, int d, int head_dim, T (&to)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    to[i] = d + 2 * i < head_dim ? __ldg(static_cast<const T*>(row) + d / 2 + i) : T{};
+    to[i] = d + 2 * i < head_dim ? static_cast<const T*>(row)[d / 2 + i] : T{};
   }
 }
 
-// As f16: f16 elements or q8's codes.
+// As they lie in memory: f16 elements or q8's codes.
+template <KvType type>
+using Eight = std::conditional_t<type == KvType::q8, uint2, uint4>;
+
+// Of row `key`; zeros unless `real`.
 template <KvType type, bool aligned>
-__device__ __forceinline__ uint4 load_halves(const std::byte* rows, int key, int d, int head_dim) {
-  if (d >= head_dim) return {};
-  if constexpr (type == KvType::f16) {
-    const std::byte* row = rows + key * head_dim * 2;
-    if constexpr (aligned) return __ldg(reinterpret_cast<const uint4*>(row + d * 2));
-    unsigned v[4];
-    load_pairs(row, d, head_dim, v);
-    return {v[0], v[1], v[2], v[3]};
-  } else {
-    static_assert(type == KvType::q8);
-    const std::byte* row = rows + key * head_dim;
-    if constexpr (aligned) {
-      const uint2 codes = __ldg(reinterpret_cast<const uint2*>(row + d));
-      return widen_eight(codes.x, codes.y);
-    }
+__device__ __forceinline__ Eight<type> load_eight(const std::byte* rows, int key, int d,
+                                                  int head_dim, bool real) {
+  constexpr int kBytes = type == KvType::q8 ? 1 : 2;
+  const std::byte* row = rows + static_cast<unsigned>(key * head_dim * kBytes);
+  Eight<type> x{};
+  if constexpr (aligned) {
+    load_if(real && d < head_dim, row + d * kBytes, x);
+  } else if constexpr (type == KvType::q8) {
     unsigned short v[4];
-    load_pairs(row, d, head_dim, v);
-    return widen_eight(v[0] | unsigned{v[1]} << 16, v[2] | unsigned{v[3]} << 16);
+    load_pairs(row, d, real ? head_dim : 0, v);
+    x = {v[0] | unsigned{v[1]} << 16, v[2] | unsigned{v[3]} << 16};
+  } else {
+    unsigned v[4];
+    load_pairs(row, d, real ? head_dim : 0, v);
+    x = {v[0], v[1], v[2], v[3]};
   }
+  return x;
 }
+
+__device__ __forceinline__ uint4 as_halves(uint4 halves) { return halves; }
+__device__ __forceinline__ uint4 as_halves(uint2 codes) { return widen_eight(codes.x, codes.y); }
 
 template <bool aligned>
 __device__ __forceinline__ void load_floats(const float* row, int d, int head_dim, float (&to)[8]) {
   if constexpr (aligned) {
     float4 v[2] = {};
     if (d < head_dim) {
-      v[0] = __ldg(reinterpret_cast<const float4*>(row + d));
-      v[1] = __ldg(reinterpret_cast<const float4*>(row + d) + 1);
+      v[0] = *reinterpret_cast<const float4*>(row + d);
+      v[1] = *(reinterpret_cast<const float4*>(row + d) + 1);
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {

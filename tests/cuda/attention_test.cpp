@@ -380,6 +380,16 @@ TEST_F(CudaAttention, BitsDependOnTheSequenceAlone) {
         ASSERT_EQ(pick(step, i, width), pick(whole, 251 + i, width)) << i;
       }
       if (type != KvType::q8) continue;
+      // Each token next to one of another sequence: a thread block has several, one after another.
+      std::vector<Token> turns;
+      for (std::int32_t p = 0; p < shape.length; ++p) {
+        turns.push_back({0, p});
+        turns.push_back({1, p});
+      }
+      const std::vector<float> in_turn = problem.attend(turns);
+      for (std::size_t i = 0; i < static_cast<std::size_t>(shape.length); ++i) {
+        ASSERT_EQ(pick(in_turn, 2 * i + 1, width), pick(whole, i, width)) << i;
+      }
       const std::vector<float> both = spacious.attend(all_tokens(shape));
       for (std::size_t i = 0; i < static_cast<std::size_t>(shape.length); ++i) {
         ASSERT_EQ(pick(both, static_cast<std::size_t>(shape.length) + i, width),
