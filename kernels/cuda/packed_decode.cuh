@@ -250,46 +250,44 @@ __device__ __forceinline__ void finish_decode(const BandProduct& a, int first_to
 // after panel.
 template <typename Segment>
 struct DecodeAhead {
-  typename Segment::Place at;
-  int panel, part_end;  // of it, in panels
-  int begin, run;       // segments of a panel
-  int in_run, left;     // those left in this panel, those left in all
+  typename Segment::Place at{};
+  int panel, part_end = 0;  // of its part, in panels
+  int begin, run;           // segments of a panel
+  int in_run = 0;           // those left in this panel; 0 after the last
   std::int64_t row_bytes, segment_bytes;
 
-  __device__ __forceinline__ DecodeAhead(const BandProduct& a, int first, int end, int panels)
-      : at{},
-        panel(static_cast<int>(blockIdx.x)),
+  __device__ __forceinline__ DecodeAhead(const BandProduct& a, int first, int end)
+      : panel(static_cast<int>(blockIdx.x)),
         begin(first),
         run(end - first),
-        in_run(end - first),
-        left((end - first) * panels),
         row_bytes(std::int64_t{segments_of(a.band.cols)} * a.band.segment_bytes),
         segment_bytes(a.band.segment_bytes) {
     enter_part(a);
   }
   __device__ __forceinline__ void enter_part(const BandProduct& a) {
+    if (panel >= a.panels) return let_next_begin();
     const BandPart part = part_of(a, panel);
     part_end = part.end_panel;
+    in_run = run;
     const std::int64_t in_part = panel - part.first_panel;
     at.codes = part.segments + in_part * row_bytes + begin * segment_bytes;
     at.factors = part.row_factors == nullptr ? at.codes + Segment::kCodeBytes
                                              : part.row_factors + in_part * Segment::kFactorBytes;
   }
   __device__ __forceinline__ void next_panel(const BandProduct& a, bool one_group) {
-    in_run = run;
     panel += static_cast<int>(gridDim.x);
     if (panel >= part_end) return enter_part(a);
+    in_run = run;
     const std::int64_t step = gridDim.x * row_bytes - (run - 1) * segment_bytes;
     at.advance(step, one_group ? std::int64_t{gridDim.x} * Segment::kFactorBytes : step);
   }
   __device__ __forceinline__ void copy(const BandProduct& a, bool one_group, unsigned stage,
                                        int lane) {
-    if (left > 0) {
-      --left;
+    if (in_run > 0) {
       Segment::copy(at, stage, lane);
       if (--in_run > 0) {
         at.advance(segment_bytes, one_group ? 0 : segment_bytes);
-      } else if (left > 0) {
+      } else {
         next_panel(a, one_group);
       }
     }
@@ -338,11 +336,8 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block, n_tokens>)
   const unsigned ring = detail::shared_address(sums + 2 * other_half) + warp * shape.ring_bytes;
   const unsigned ring_end = ring + shape.ring_bytes;
 
-  const int panels_left =
-      (a.panels - static_cast<int>(blockIdx.x) + static_cast<int>(gridDim.x) - 1) /
-      static_cast<int>(gridDim.x);
   const bool one_group = a.parts[0].row_factors != nullptr;
-  detail::DecodeAhead<Segment> ahead(a, begin, end, panels_left);
+  detail::DecodeAhead<Segment> ahead(a, begin, end);
   unsigned stage = ring, ahead_stage = ring;
   for (; ahead_stage + Segment::kStageBytes < ring_end; ahead_stage += Segment::kStageBytes) {
     ahead.copy(a, one_group, ahead_stage, lane);
@@ -365,7 +360,6 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block, n_tokens>)
         __syncwarp();  // all lanes have read what is overwritten now
         ahead.copy(a, one_group, ahead_stage, lane);
         ahead_stage = stage;
-        if (ahead.left <= 0) let_next_begin();
         if (shape.stages == 2) {
           detail::wait_for_copies<1>();
         } else {
