@@ -277,24 +277,6 @@ void print_table(std::span<const Width> widths) {
   cublasDestroy(handle);
 }
 
-std::vector<cuda::Tuning> candidates(int tokens) {
-  std::vector<cuda::Tuning> all;
-  for (const int stages : {2, 3}) {
-    if (tokens <= cuda::kDecodeTokens) {
-      for (const int warps : {4, 8, 16}) all.push_back({.decode_warps = warps, .stages = stages});
-      continue;
-    }
-    for (const int tile : {16, 64}) {
-      for (const int ways : {1, 4}) {
-        for (int panels = 1; panels * ways <= (tile == 16 ? 16 : 8); panels *= 2) {
-          all.push_back({0, tile, panels, ways, stages});
-        }
-      }
-    }
-  }
-  return all;
-}
-
 void print_tuning() {
   std::printf(
       "| weights | matrix | tokens | default us | best us | warps, tile, panels, ways, stages |\n");
@@ -306,7 +288,7 @@ void print_tuning() {
         const Input input(tokens, shape.cols, weights.block());
         double best = 1e30;
         cuda::Tuning with;
-        for (const cuda::Tuning& tuning : candidates(tokens)) {
+        for (const cuda::Tuning& tuning : cuda::tuning_candidates(tokens)) {
           const double us = weights.time(input, tuning);
           if (us < best) best = us, with = tuning;
         }

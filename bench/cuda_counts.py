@@ -57,19 +57,19 @@ UNIT = """
 #include "kernels/cuda/packed_decode.cuh"
 #include "kernels/cuda/packed_gemm.cuh"
 namespace tenfold::cuda {
-#if TILES == 0
-template __global__ void packed_decode<Q2, 128, 0>(BandProduct, DecodeShape);
+#if TOKENS <= 16
+template __global__ void packed_decode<Q2, 128, 0, TOKENS>(BandProduct, DecodeShape);
 #else
-template __global__ void packed_gemm<Q2, 128, 0, TILES>(BandProduct, GemmShape);
+template __global__ void packed_gemm<Q2, 128, 0>(BandProduct, GemmShape);
 #endif
 }
 """
 
 
-def compile_unit(arch, tiles, folder):
+def compile_unit(arch, tokens, folder):
     source, cubin = os.path.join(folder, "unit.cu"), os.path.join(folder, "unit.cubin")
     pathlib.Path(source).write_text(UNIT)
-    log = subprocess.run(["nvcc", "-std=c++20", "-O3", f"-I{ROOT}", f"-DTILES={tiles}", f"-arch=sm_{arch}", "-cubin",
+    log = subprocess.run(["nvcc", "-std=c++20", "-O3", f"-I{ROOT}", f"-DTOKENS={tokens}", f"-arch=sm_{arch}", "-cubin",
                           "-Xptxas=-v", source, "-o", cubin], check=True, capture_output=True, text=True).stderr
     registers = re.search(r"Used (\d+) registers", log).group(1)
     spills = re.search(r"(\d+) bytes spill stores", log).group(1)
@@ -77,7 +77,7 @@ def compile_unit(arch, tiles, folder):
 
 
 def inner_loop(sass):
-    """The instructions of the smallest loop with IMMA, without what it skips when a row's activations
+    """The instructions of the smallest loop that copies weights and multiplies, without what it skips when a row's activations
     stay in registers and no second plane counts: forward branches over loads from global memory."""
     code = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", sass)]
     jumps = []
@@ -86,7 +86,8 @@ def inner_loop(sass):
         if to:
             jumps.append((at, int(to.group(1), 16)))
     loops = [(to, at) for at, to in jumps if to <= at]
-    loops = [l for l in loops if any(l[0] <= at <= l[1] and "IMMA" in t for at, t in code)]
+    for what in ("IMMA", "LDGSTS"):
+        loops = [l for l in loops if any(l[0] <= at <= l[1] and what in t for at, t in code)]
     begin, end = min(loops, key=lambda l: l[1] - l[0])
     skipped = set()
     for at, to in jumps:
@@ -99,13 +100,13 @@ def inner_loop(sass):
 
 
 def machine_code(cuobjdump):
-    print("| sm | kernel | registers | spilled bytes | loop | IMMA | int | FP | uniform | (int + FP) a weight |")
+    print("| sm | tokens | registers | spilled bytes | loop | IMMA | int | FP | uniform | (int + FP) a weight |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     env = dict(os.environ, PATH=f"{pathlib.Path(cuobjdump).parent}:{os.environ['PATH']}")
     for arch in (80, 90):
-        for tiles, name in ((0, "few"), (2, "many, 16 tokens"), (8, "many, 64 tokens")):
+        for tokens in (4, 8, 16, 64):
             with tempfile.TemporaryDirectory() as folder:
-                cubin, registers, spills = compile_unit(arch, tiles, folder)
+                cubin, registers, spills = compile_unit(arch, tokens, folder)
                 sass = subprocess.run([cuobjdump, "-sass", cubin], check=True, capture_output=True, text=True,
                                       env=env).stdout
             loop = inner_loop(sass)
@@ -113,7 +114,7 @@ def machine_code(cuobjdump):
             integer = sum(n for k, n in kinds.items() if k in INTEGER)
             real = sum(n for k, n in kinds.items() if k in FLOAT)
             uniform = sum(n for k, n in kinds.items() if k.startswith("U"))
-            print(f"| {arch} | {name} | {registers} | {spills} | {len(loop)} | {kinds['IMMA']} | {integer} | {real} |"
+            print(f"| {arch} | {tokens} | {registers} | {spills} | {len(loop)} | {kinds['IMMA']} | {integer} | {real} |"
                   f" {uniform} | {(integer + real) / 128:.2f} |")
 
 

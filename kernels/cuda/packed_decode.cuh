@@ -1,9 +1,10 @@
 #pragma once
-// The kernel of packed_linear.h for a run of at most 4 or 8 tokens. A thread block takes panels
+// The kernel of packed_linear.h for a run of at most 4, 8 or 16 tokens. A thread block takes panels
 // blockIdx.x, blockIdx.x + gridDim.x, ...; each of its warps has a run of a row's slices, so that
 // the activations of short rows stay in its registers. Of 4 tokens, columns 2t and 2t + 1 of the
-// tensor core's eight are the two planes of token t, which is lane q = t's to scale and add; of 8,
-// columns are tokens, 2q and 2q + 1 are lane q's, and a second plane takes another round.
+// tensor core's eight are the two planes of token t, which is lane q = t's to scale and add. Of
+// more, the columns of a tile are 8 tokens, of which 2q and 2q + 1 are lane q's, and a second plane
+// takes another round.
 //
 // Weights go through shared memory, each warp's for itself: the next stages - 1 segments are on
 // their way while one is multiplied, and warps need not wait for each other. Any of 4, 8 and 16
@@ -24,24 +25,25 @@ struct DecodeSums {
   static constexpr int kSlice = n_tokens * kToken;
 };
 
-// The activations of a segment: the lane's column of the tensor core's, and the factors of its
+// The activations of a segment: the lane's columns of the tensor core's, and the factors of its
 // tokens.
 template <int block, int n_tokens>
 struct DecodeInput {
   static constexpr int kBlocks = kSegmentCols / block;
-  static constexpr int kOwn = n_tokens / 4;  // tokens of a lane
-  unsigned codes[2][8];
-  unsigned factors[kBlocks][2 * kOwn];  // of the first plane
-  bool second = false;                  // a token has something in its second plane
+  static constexpr int kTiles = n_tokens <= kTile ? 1 : n_tokens / kTile;
+  static constexpr int kOwn = n_tokens == 4 ? 1 : 2;  // tokens of a lane and tile
+  unsigned codes[kTiles][2][8];
+  unsigned factors[kTiles][kBlocks][2 * kOwn];  // of the first plane
+  bool second = false;                          // a token has something in its second plane
 
-  // Where the lane reads a band's segment.
+  // Where the lane reads a band's segment; of the run's tokens, how many there are.
   struct Place {
     const std::int8_t* codes;
     const float* factors;
     const std::uint8_t* second;
-    int padded;  // tokens
+    int padded, tokens;
     __device__ __forceinline__ Place(const DeviceInput& in, int token, int segment, int lane)
-        : padded(n_tokens == 4 ? kTile : in.padded_tokens) {
+        : padded(n_tokens == 4 ? kTile : in.padded_tokens), tokens(in.tokens - token) {
       const int g = lane / 4, q = lane % 4;
       const std::int64_t first = n_tokens == 4 ? g % 2 * kTile + g / 2 : token + g;
       codes = in.codes + first * in.cols + q * 32;
@@ -56,61 +58,86 @@ struct DecodeInput {
     }
   };
 
-  // has_token: the lane's column has one; of 4 tokens, odd columns only where there are second
-  // planes.
-  __device__ __forceinline__ void load(const Place& at, bool has_token, bool odd) {
-    unsigned flags = *reinterpret_cast<const unsigned*>(at.second);
-    if constexpr (n_tokens == 8) flags |= *reinterpret_cast<const unsigned*>(at.second + 4);
+  // in: what `at` is a place of.
+  __device__ __forceinline__ void load(const Place& at, const DeviceInput& in) {
+    unsigned flags = 0;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      if (tile > 0 && tile * kTile >= at.tokens) continue;
+      const auto* from = reinterpret_cast<const unsigned*>(at.second) + 2 * tile;
+      flags |= n_tokens == 4 ? from[0] : from[0] | from[1];
+    }
     second = __any_sync(~0u, flags != 0);  // all lanes have the same: the compiler sees it now
-    if (has_token && (n_tokens == 8 || !odd || second)) load_codes(at.codes);
-    load_factors(at, 0, factors);
+    if constexpr (n_tokens == 4) {
+      const int g = static_cast<int>(threadIdx.x) % 32 / 4;
+      if (g / 2 < at.tokens && (second || g % 2 == 0)) load_codes(at.codes, codes[0]);
+      load_factors(at, 0, factors[0]);
+    } else {
+      load_plane(at, in, 0);
+    }
   }
-  // Of 8 tokens.
-  __device__ __forceinline__ void load_plane(const Place& at, const DeviceInput& in, int plane,
-                                             bool has_token) {
-    if (has_token) load_codes(at.codes + std::int64_t{plane} * at.padded * in.cols);
-    load_factors(at, plane, factors);
+  __device__ __forceinline__ void load_plane(const Place& at, const DeviceInput& in, int plane) {
+    const int g = static_cast<int>(threadIdx.x) % 32 / 4;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      if (tile > 0 && tile * kTile >= at.tokens) continue;
+      const std::int64_t rows = std::int64_t{plane} * at.padded + tile * kTile;
+      if (tile * kTile + g < at.tokens) load_codes(at.codes + rows * in.cols, codes[tile]);
+      load_factors(at, rows, factors[tile]);
+    }
   }
-  __device__ __forceinline__ void load_codes(const std::int8_t* from) {
-    load_dwords<8>(from, codes[0]);
-    load_dwords<8>(from + 128, codes[1]);
+  static __device__ __forceinline__ void load_codes(const std::int8_t* from, unsigned (&to)[2][8]) {
+    load_dwords<8>(from, to[0]);
+    load_dwords<8>(from + 128, to[1]);
   }
-  static __device__ __forceinline__ void load_factors(const Place& at, int plane,
+  // row: of [2 planes][padded tokens], from the lane's first one.
+  static __device__ __forceinline__ void load_factors(const Place& at, std::int64_t row,
                                                       unsigned (&to)[kBlocks][2 * kOwn]) {
 #pragma unroll
     for (int i = 0; i < kBlocks; ++i) {
-      load_dwords<2 * kOwn>(at.factors + (i * 2 + plane) * 2 * at.padded, to[i]);
+      load_dwords<2 * kOwn>(at.factors + 2 * (i * 2 * at.padded + row), to[i]);
     }
   }
 };
 
-// The dot products of a block: rows 2g and 2g + 1 by the tensor core's columns 2q and 2q + 1.
-template <int i, typename F, int block, int min_kind>
+// The dot products of a block: rows 2g and 2g + 1 by columns 2q and 2q + 1 of each tile.
+template <int i, typename F, int block, int min_kind, int n_tiles>
 __device__ __forceinline__ void multiply_block(const Segment<F, block, min_kind>& w,
-                                               const unsigned (&codes)[2][8], float (&dots)[2][2]) {
+                                               const unsigned (&codes)[n_tiles][2][8],
+                                               float (&dots)[n_tiles][2][2]) {
   constexpr int kSteps = block / 32;
   constexpr bool stay = kCanStay<F>;
-  int c[2][4];  // of even and odd steps
+  int c[n_tiles][2][4];  // of even and odd steps
 #pragma unroll
-  for (int n = 0; n < 4; ++n) c[0][n] = c[1][n] = kMagicBits;
+  for (auto& tile : c) {
+#pragma unroll
+    for (int n = 0; n < 4; ++n) tile[0][n] = tile[1][n] = kMagicBits;
+  }
   unroll<kSteps>([&](auto step) {
     constexpr int s = decltype(step)::value, j = i * kSteps + s;
     constexpr int odd = stay ? j % 2 : 0;
     unsigned a[4];
     w.template operand<j, stay>(a);
-    mma(c[odd], a, codes[j / 4][j % 4 * 2], codes[j / 4][j % 4 * 2 + 1], c[odd]);
+#pragma unroll
+    for (int tile = 0; tile < n_tiles; ++tile) {
+      const unsigned* b = codes[tile][j / 4] + j % 4 * 2;
+      mma(c[tile][odd], a, b[0], b[1], c[tile][odd]);
+    }
   });
 #pragma unroll
-  for (int n = 0; n < 4; ++n) {
-    float& dot = dots[n / 2][n % 2];
-    if constexpr (!stay) {
-      dot = dot_of(c[0][n]);
-    } else if constexpr (kSteps > 1) {
-      dot = dot_of<F::bits>(c[0][n], c[1][n]);
-    } else if constexpr (i % 2 == 0) {
-      dot = dot_of(c[0][n]);
-    } else {
-      dot = dot_of_staying<F::bits>(c[1][n]);
+  for (int tile = 0; tile < n_tiles; ++tile) {
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+      float& dot = dots[tile][n / 2][n % 2];
+      if constexpr (!stay) {
+        dot = dot_of(c[tile][0][n]);
+      } else if constexpr (kSteps > 1) {
+        dot = dot_of<F::bits>(c[tile][0][n], c[tile][1][n]);
+      } else if constexpr (i % 2 == 0) {
+        dot = dot_of(c[tile][0][n]);
+      } else {
+        dot = dot_of_staying<F::bits>(c[tile][1][n]);
+      }
     }
   }
 }
@@ -121,123 +148,146 @@ __device__ __forceinline__ void add_segment(const Segment<F, block, min_kind>& w
                                             DecodeInput<block, 4>& x,
                                             const typename DecodeInput<block, 4>::Place& at,
                                             const DeviceInput& /*in*/, bool /*stays*/,
-                                            bool /*has_token*/, float (&acc)[1][2]) {
+                                            float (&acc)[1][1][2]) {
   constexpr int kBlocks = kSegmentCols / block;
-  float dots[kBlocks][2][2];
+  float dots[kBlocks][1][2][2];
+  float(&sums)[2] = acc[0][0];
   unroll<kBlocks>([&](auto b) {
     constexpr int i = decltype(b)::value;
     multiply_block<i>(w, x.codes, dots[i]);
     const float2 s = w.template scales<i>();
     const float2 m = w.template minima<i>(s);
-    add_block(s.x, m.x, x.factors[i], dots[i][0][0], acc[0][0]);
-    add_block(s.y, m.y, x.factors[i], dots[i][1][0], acc[0][1]);
+    add_block(s.x, m.x, x.factors[0][i], dots[i][0][0][0], sums[0]);
+    add_block(s.y, m.y, x.factors[0][i], dots[i][0][1][0], sums[1]);
   });
   if (!x.second) return;
   unsigned factors[kBlocks][2];
-  DecodeInput<block, 4>::load_factors(at, 1, factors);
+  DecodeInput<block, 4>::load_factors(at, at.padded, factors);
   unroll<kBlocks>([&](auto b) {
     constexpr int i = decltype(b)::value;
     const float2 s = w.template scales<i>();
     const float2 m = w.template minima<i>(s);
-    add_block(s.x, m.x, factors[i], dots[i][0][1], acc[0][0]);
-    add_block(s.y, m.y, factors[i], dots[i][1][1], acc[0][1]);
+    add_block(s.x, m.x, factors[i], dots[i][0][0][1], sums[0]);
+    add_block(s.y, m.y, factors[i], dots[i][0][1][1], sums[1]);
   });
 }
 
-// The same for tokens 2q and 2q + 1. stays: x is needed again as it is.
-template <typename F, int block, int min_kind>
+// The same for tokens 2q and 2q + 1 of each tile. stays: x is needed again as it is.
+template <typename F, int block, int min_kind, int n_tokens>
 __device__ __forceinline__ void add_segment(const Segment<F, block, min_kind>& w,
-                                            DecodeInput<block, 8>& x,
-                                            const typename DecodeInput<block, 8>::Place& at,
-                                            const DeviceInput& in, bool stays, bool has_token,
-                                            float (&acc)[2][2]) {
-  constexpr int kBlocks = kSegmentCols / block;
+                                            DecodeInput<block, n_tokens>& x,
+                                            const typename DecodeInput<block, n_tokens>::Place& at,
+                                            const DeviceInput& in, bool stays,
+                                            float (&acc)[n_tokens / kTile][2][2]) {
+  constexpr int kBlocks = kSegmentCols / block, kTiles = n_tokens / kTile;
 #pragma unroll 1
   for (int plane = 0;; ++plane) {
     unroll<kBlocks>([&](auto b) {
       constexpr int i = decltype(b)::value;
-      float dots[2][2];
+      float dots[kTiles][2][2];
       multiply_block<i>(w, x.codes, dots);
       const float2 s = w.template scales<i>();
       const float2 m = w.template minima<i>(s);
 #pragma unroll
-      for (int t = 0; t < 2; ++t) {
-        add_block(s.x, m.x, x.factors[i] + 2 * t, dots[0][t], acc[t][0]);
-        add_block(s.y, m.y, x.factors[i] + 2 * t, dots[1][t], acc[t][1]);
+      for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+        for (int t = 0; t < 2; ++t) {
+          const unsigned* factors = x.factors[tile][i] + 2 * t;
+          add_block(s.x, m.x, factors, dots[tile][0][t], acc[tile][t][0]);
+          add_block(s.y, m.y, factors, dots[tile][1][t], acc[tile][t][1]);
+        }
       }
     });
     if (!x.second) return;
     if (plane == 1) break;
-    x.load_plane(at, in, 1, has_token);
+    x.load_plane(at, in, 1);
   }
-  if (stays) x.load_plane(at, in, 0, has_token);
+  if (stays) x.load_plane(at, in, 0);
 }
 
-// A thread for each row and token: the first warps.
+// A lane's sums of a slice to shared memory.
+template <int n_tokens, int n_tiles, int n_own>
+__device__ __forceinline__ void put_sums(const float (&acc)[n_tiles][n_own][2], float* slice,
+                                         int lane) {
+  const int g = lane / 4, q = lane % 4;
+#pragma unroll
+  for (int tile = 0; tile < n_tiles; ++tile) {
+#pragma unroll
+    for (int t = 0; t < n_own; ++t) {
+      const int token = tile * kTile + n_own * q + t;
+      float* to = slice + token * DecodeSums<n_tokens>::kToken + 2 * g;
+      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(shared_address(to)),
+                   "f"(acc[tile][t][0]), "f"(acc[tile][t][1])
+                   : "memory");  // which the compiler would split
+    }
+  }
+}
+
+// A thread for each row and token.
 template <int n_tokens>
 __device__ __forceinline__ void finish_decode(const BandProduct& a, int first_token, int panel,
                                               const float* sums) {
-  const int thread = static_cast<int>(threadIdx.x);
-  const int row = thread % 8 + thread / (8 * n_tokens) * 8, token = thread / 8 % n_tokens;
-  if (first_token + token >= a.x.tokens) return;
-  const float* from = sums + token * DecodeSums<n_tokens>::kToken + row;
-  float quarters[kQuarters] = {};
+  const auto threads = static_cast<int>(blockDim.x);
+  for (auto i = static_cast<int>(threadIdx.x); i < kPanelRows * n_tokens; i += threads) {
+    const int row = i % 8 + i / (8 * n_tokens) * 8, token = i / 8 % n_tokens;
+    if (first_token + token >= a.x.tokens) continue;
+    const float* from = sums + token * DecodeSums<n_tokens>::kToken + row;
+    float quarters[kQuarters] = {};
 #pragma unroll
-  for (int i = 0; i < kSlices; ++i) {
-    float& quarter = quarters[i / kQuarterSlices];
-    quarter = __fadd_rn(quarter, from[i * DecodeSums<n_tokens>::kSlice]);
+    for (int slice = 0; slice < kSlices; ++slice) {
+      float& quarter = quarters[slice / kQuarterSlices];
+      quarter = __fadd_rn(quarter, from[slice * DecodeSums<n_tokens>::kSlice]);
+    }
+    float total = 0;
+#pragma unroll
+    for (const float quarter : quarters) total = __fadd_rn(total, quarter);
+    const BandPart part = part_of(a, panel);
+    store(part, (panel - part.first_panel) * kPanelRows + row, first_token + token, total);
   }
-  float total = 0;
-#pragma unroll
-  for (const float quarter : quarters) total = __fadd_rn(total, quarter);
-  const BandPart part = part_of(a, panel);
-  store(part, (panel - part.first_panel) * kPanelRows + row, first_token + token, total);
 }
 
 // The weights that a warp copies next, ahead of what it multiplies: its run of segments of panel
 // after panel.
 template <typename Segment>
 struct DecodeAhead {
-  typename Segment::Place at;
-  int panel, part_end;  // of it, in panels
-  int begin, run;       // segments of a panel
-  int in_run, left;     // those left in this panel, those left in all
+  typename Segment::Place at{};
+  int panel, part_end = 0;  // of its part, in panels
+  int begin, run;           // segments of a panel
+  int in_run = 0;           // those left in this panel; 0 after the last
   std::int64_t row_bytes, segment_bytes;
 
-  __device__ __forceinline__ DecodeAhead(const BandProduct& a, int first, int end, int panels)
-      : at{},
-        panel(static_cast<int>(blockIdx.x)),
+  __device__ __forceinline__ DecodeAhead(const BandProduct& a, int first, int end)
+      : panel(static_cast<int>(blockIdx.x)),
         begin(first),
         run(end - first),
-        in_run(end - first),
-        left((end - first) * panels),
         row_bytes(std::int64_t{segments_of(a.band.cols)} * a.band.segment_bytes),
         segment_bytes(a.band.segment_bytes) {
     enter_part(a);
   }
   __device__ __forceinline__ void enter_part(const BandProduct& a) {
+    if (panel >= a.panels) return let_next_begin();
     const BandPart part = part_of(a, panel);
     part_end = part.end_panel;
+    in_run = run;
     const std::int64_t in_part = panel - part.first_panel;
     at.codes = part.segments + in_part * row_bytes + begin * segment_bytes;
     at.factors = part.row_factors == nullptr ? at.codes + Segment::kCodeBytes
                                              : part.row_factors + in_part * Segment::kFactorBytes;
   }
   __device__ __forceinline__ void next_panel(const BandProduct& a, bool one_group) {
-    in_run = run;
     panel += static_cast<int>(gridDim.x);
     if (panel >= part_end) return enter_part(a);
+    in_run = run;
     const std::int64_t step = gridDim.x * row_bytes - (run - 1) * segment_bytes;
     at.advance(step, one_group ? std::int64_t{gridDim.x} * Segment::kFactorBytes : step);
   }
   __device__ __forceinline__ void copy(const BandProduct& a, bool one_group, unsigned stage,
                                        int lane) {
-    if (left > 0) {
-      --left;
+    if (in_run > 0) {
       Segment::copy(at, stage, lane);
       if (--in_run > 0) {
         at.advance(segment_bytes, one_group ? 0 : segment_bytes);
-      } else if (left > 0) {
+      } else {
         next_panel(a, one_group);
       }
     }
@@ -260,20 +310,22 @@ constexpr int decode_shared(int warps, int stages) {
 }
 
 // Thread blocks of 16 warps that registers let reside where there are that many.
-template <typename F, int block>
-inline constexpr int kDecodeBlocks = block == 128 && F::bits < 8 ? 2 : 1;
+template <typename F, int block, int n_tokens>
+inline constexpr int kDecodeBlocks = block == 128 && (n_tokens == 4 ? F::bits < 8
+                                                                    : n_tokens == 8 && F::bits < 3)
+                                         ? 2
+                                         : 1;
 
 template <typename F, int block, int min_kind, int n_tokens>
-__global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
+__global__ void __launch_bounds__(512, kDecodeBlocks<F, block, n_tokens>)
     packed_decode(BandProduct a, DecodeShape shape) {
   using Segment = detail::Segment<F, block, min_kind>;
   using Input = detail::DecodeInput<block, n_tokens>;
   using Sums = detail::DecodeSums<n_tokens>;
-  constexpr int kOwn = Input::kOwn;
   extern __shared__ uint4 shared[];  // sums, then [warps][stages] segments
   // The same in all lanes, and the compiler sees it.
   const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
-  const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, q = lane % 4;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   const int segments = segments_of(a.band.cols);
   const int slices = kSlices / (static_cast<int>(blockDim.x) / 32);  // of this warp
   const int first_slice = warp * slices;
@@ -284,11 +336,8 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
   const unsigned ring = detail::shared_address(sums + 2 * other_half) + warp * shape.ring_bytes;
   const unsigned ring_end = ring + shape.ring_bytes;
 
-  const int panels_left =
-      (a.panels - static_cast<int>(blockIdx.x) + static_cast<int>(gridDim.x) - 1) /
-      static_cast<int>(gridDim.x);
   const bool one_group = a.parts[0].row_factors != nullptr;
-  detail::DecodeAhead<Segment> ahead(a, begin, end, panels_left);
+  detail::DecodeAhead<Segment> ahead(a, begin, end);
   unsigned stage = ring, ahead_stage = ring;
   for (; ahead_stage + Segment::kStageBytes < ring_end; ahead_stage += Segment::kStageBytes) {
     ahead.copy(a, one_group, ahead_stage, lane);
@@ -296,9 +345,7 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
   wait_for_inputs();
   Input x{};
   typename Input::Place at(a.x, shape.first_token, begin, lane);
-  const int column_token = shape.first_token + (n_tokens == 4 ? g / 2 : g);
-  const bool has_token = column_token < a.x.tokens;
-  if (begin < end) x.load(at, has_token, g % 2 != 0);
+  if (begin < end) x.load(at, a.x);
 
 #pragma unroll 1
   for (int panel = static_cast<int>(blockIdx.x); panel < a.panels;
@@ -307,13 +354,12 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
 #pragma unroll 1
     for (int slice = first_slice; slice < first_slice + slices; ++slice) {
       const int slice_end = slices == 1 ? end : slice_begin(slice + 1, segments);
-      float acc[kOwn][2] = {};
+      float acc[Input::kTiles][Input::kOwn][2] = {};
 #pragma unroll 1
       for (; segment < slice_end; ++segment) {
         __syncwarp();  // all lanes have read what is overwritten now
         ahead.copy(a, one_group, ahead_stage, lane);
         ahead_stage = stage;
-        if (ahead.left <= 0) let_next_begin();
         if (shape.stages == 2) {
           detail::wait_for_copies<1>();
         } else {
@@ -324,24 +370,16 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block>)
         now.read(stage, lane);
         stage += Segment::kStageBytes;
         if (stage == ring_end) stage = ring;
-        detail::add_segment(now, x, at, a.x, end - begin == 1, has_token, acc);
+        detail::add_segment(now, x, at, a.x, end - begin == 1, acc);
         if (end - begin > 1) {
           at.advance(segment + 1 < end ? 1 : begin + 1 - end);
-          x.load(at, has_token, g % 2 != 0);
+          x.load(at, a.x);
         }
       }
-#pragma unroll
-      for (int t = 0; t < kOwn; ++t) {
-        float* to = sums + slice * Sums::kSlice + (kOwn * q + t) * Sums::kToken + 2 * g;
-        asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(detail::shared_address(to)),
-                     "f"(acc[t][0]), "f"(acc[t][1])
-                     : "memory");  // which the compiler would split
-      }
+      detail::put_sums<n_tokens>(acc, sums + slice * Sums::kSlice, lane);
     }
     __syncthreads();
-    if (threadIdx.x < kPanelRows * n_tokens) {
-      detail::finish_decode<n_tokens>(a, shape.first_token, panel, sums);
-    }
+    detail::finish_decode<n_tokens>(a, shape.first_token, panel, sums);
     // The other half is free: its sums were read before the barrier above.
     sums += other_half;
     other_half = -other_half;

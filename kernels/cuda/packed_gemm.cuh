@@ -59,9 +59,10 @@ struct GemmInput {
 };
 
 // Adds half (128 columns) h of a segment to the sums of rows 2g, 2g + 1 by tokens 2q, 2q + 1 of
-// each pair of tiles of which a bit is set, or of all without a branch, so that the compiler can
-// begin with the next while products of one wait. What has no bit adds zeros or is not stored.
-template <int h, bool all, typename F, int block, int min_kind>
+// each pair of tiles of which a bit is set: two, so that one's products run while the other's wait.
+// What has no bit adds zeros or is not stored. More of them at a time would leave no registers for
+// a second thread block (docs/gpu.md).
+template <int h, typename F, int block, int min_kind>
 __device__ __forceinline__ void add_half(const Segment<F, block, min_kind>& w, const std::byte* x,
                                          unsigned tiles, int lane, float (&acc)[kGemmTiles][4]) {
   using Input = GemmInput<block>;
@@ -87,7 +88,7 @@ __device__ __forceinline__ void add_half(const Segment<F, block, min_kind>& w, c
   const std::byte* factors = x + Input::kCodeBytes + h * kBlocks * Input::kTokens * 8 + q * 16;
 #pragma unroll
   for (int n = 0; n < kGemmTiles; n += 2) {
-    if (!all && (tiles >> n & 3) == 0) continue;
+    if ((tiles >> n & 3) == 0) continue;
     uint4 b[2][2];
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
@@ -192,13 +193,9 @@ constexpr int gemm_shared(GemmShape s, int segments) {
 }
 
 inline constexpr int kGemmThreads = 256;
-#ifndef GEMM_BLOCKS
-#define GEMM_BLOCKS 2
-#endif
 
 template <typename F, int block, int min_kind>
-__global__ void __launch_bounds__(kGemmThreads, GEMM_BLOCKS)
-    packed_gemm(BandProduct a, GemmShape s) {
+__global__ void __launch_bounds__(kGemmThreads, 2) packed_gemm(BandProduct a, GemmShape s) {
   using Segment = detail::Segment<F, block, min_kind>;
   using Input = detail::GemmInput<block>;
   // The same in all lanes, and the compiler sees it.
@@ -289,13 +286,9 @@ __global__ void __launch_bounds__(kGemmThreads, GEMM_BLOCKS)
       if (has_rows) {
         now.read(weight_ring + weight * Segment::kStageBytes, lane);
         const std::byte* x = input_ring + input * Input::kBytes;
-        if (plane == 0) {
-          detail::add_half<0, true>(now, x, 0, lane, sums.acc);
-          detail::add_half<1, true>(now, x, 0, lane, sums.acc);
-        } else {
-          detail::add_half<0, false>(now, x, second, lane, sums.acc);
-          detail::add_half<1, false>(now, x, second, lane, sums.acc);
-        }
+        const unsigned which = plane == 0 ? (1u << tiles) - 1 : second;
+        detail::add_half<0>(now, x, which, lane, sums.acc);
+        detail::add_half<1>(now, x, which, lane, sums.acc);
       }
       if (++input == s.stages) input = 0;
     }

@@ -44,11 +44,12 @@ inline int resident_blocks(const DeviceLimits& limits, int registers, int thread
 }
 
 // Found best on an H100 (docs/gpu.md): many warps with two segments each where two such thread
-// blocks reside; else half as many that look further ahead.
-template <typename F, int block, int min_kind>
+// blocks reside. Else, of few tokens half as many that look further ahead; of more they stay, so
+// that each has the activations of short rows in its registers.
+template <typename F, int block, int n_tokens>
 Tuning decode_tuning(Tuning t) {
-  constexpr bool many_warps = block == 128 && F::bits < 8;
-  if (t.decode_warps == 0) t.decode_warps = many_warps ? 16 : 8;
+  constexpr bool many_warps = kDecodeBlocks<F, block, n_tokens> == 2;
+  if (t.decode_warps == 0) t.decode_warps = many_warps || n_tokens > 4 ? 16 : 8;
   if (t.stages == 0) t.stages = many_warps || F::bits == 8 || block == 32 ? 2 : 3;
   return t;
 }
@@ -57,7 +58,7 @@ Tuning decode_tuning(Tuning t) {
 template <typename F, int block, int min_kind, int n_tokens>
 cudaError_t launch_decode(const BandProduct& a, const DeviceLimits& limits, bool overlap,
                           cudaStream_t stream, const Tuning& tuning) {
-  Tuning t = decode_tuning<F, block, min_kind>(tuning);
+  Tuning t = decode_tuning<F, block, n_tokens>(tuning);
   if (t.stages < 2 || t.stages > 3) return cudaErrorInvalidValue;
   if (t.decode_warps != 4 && t.decode_warps != 8 && t.decode_warps != 16) {
     return cudaErrorInvalidValue;
@@ -81,6 +82,9 @@ cudaError_t launch_decode(const BandProduct& a, const DeviceLimits& limits, bool
   }
   return error;
 }
+
+// Three runs of 16 tokens take less than a tile of 64, on an H100 too.
+inline constexpr int kMostDecodeTokens = 48;
 
 // As many rows as may share a tile; where that leaves processors idle, fewer, whose columns four
 // warps share.
@@ -127,12 +131,18 @@ cudaError_t launch_gemm(const BandProduct& a, const DeviceLimits& limits, bool o
 template <typename F, int block, int min_kind>
 cudaError_t by_tokens(const BandProduct& a, const DeviceLimits& limits, bool overlap,
                       cudaStream_t stream, const Tuning& tuning) {
-  if (a.x.tokens <= kDecodeTokens) {
-    return launch_decode<F, block, min_kind, kDecodeTokens>(a, limits, overlap, stream, tuning);
+  if (a.x.tokens <= 4) {
+    return launch_decode<F, block, min_kind, 4>(a, limits, overlap, stream, tuning);
   }
-  const int tile = tuning.tile_tokens != 0 ? tuning.tile_tokens : a.x.tokens <= 32 ? kTile : 64;
-  if (tile == kTile) {
-    return launch_decode<F, block, min_kind, kTile>(a, limits, overlap, stream, tuning);
+  const int tile = tuning.tile_tokens != 0           ? tuning.tile_tokens
+                   : a.x.tokens <= 8                 ? 8
+                   : a.x.tokens <= kMostDecodeTokens ? 16
+                                                     : kGemmTokens;
+  if (tile == 8) return launch_decode<F, block, min_kind, 8>(a, limits, overlap, stream, tuning);
+  if (tile == 16) {
+    // Of 32 columns' blocks, registers have no room for the factors of 16 tokens.
+    constexpr int n_tokens = block == 32 ? 8 : 16;
+    return launch_decode<F, block, min_kind, n_tokens>(a, limits, overlap, stream, tuning);
   }
   if (tile != kGemmTokens) return cudaErrorInvalidValue;
   return launch_gemm<F, block, min_kind>(a, limits, overlap, stream, tuning);

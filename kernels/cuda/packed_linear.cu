@@ -87,6 +87,25 @@ cudaError_t device_limits(int device, DeviceLimits* limits) {
   return cudaSuccess;
 }
 
+std::vector<Tuning> tuning_candidates(int tokens) {
+  std::vector<Tuning> result;
+  for (const int stages : {2, 3}) {
+    for (const int warps : {4, 8, 16}) {
+      if (tokens <= 4) {
+        result.push_back({warps, 0, 0, 0, stages});
+      } else if (warps > 4) {
+        for (const int run : {8, 16}) result.push_back({warps, run, 0, 0, stages});
+      }
+    }
+    for (const int panels : {1, 2, 4, 8}) {
+      for (const int ways : {1, 4}) {
+        if (tokens > 8 && panels * ways <= 8) result.push_back({0, 64, panels, ways, stages});
+      }
+    }
+  }
+  return result;
+}
+
 cudaError_t launch_linear(std::span<const DeviceProduct> products, const DeviceLimits& limits,
                           bool overlap, cudaStream_t stream, const Tuning& tuning) {
   if (products.empty() || products.size() > kMaxParts) return cudaErrorInvalidValue;

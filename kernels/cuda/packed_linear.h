@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "kernels/formats/format.h"
 #include "kernels/matrix.h"
@@ -62,19 +63,19 @@ struct DeviceProduct {
 // Products that one launch takes: q, k and v.
 inline constexpr int kMaxParts = 3;
 
-// Tokens of a run of the kernel that keeps activations in registers, where there is one run.
-inline constexpr int kDecodeTokens = 4;
-
 // How a band's kernel is launched: results do not depend on it. Zeros: the default for the shape
 // and the device.
 struct Tuning {
   int decode_warps = 0;  // of a thread block: 4, 8 or 16
-  int tile_tokens = 0;   // more than kDecodeTokens tokens: in runs of 8, or in tiles of 64
+  int tile_tokens = 0;   // more than 4 tokens: in runs of 8 or 16, or in tiles of 64
   int panels = 0;        // of 16 rows that share a tile of activations: 1, 2, 4 or 8
   int ways = 0;          // warps that share a row's columns: 1 or 4; panels * ways <= 8
   int stages = 0;        // segments under way or in use: 2 or 3
   bool operator==(const Tuning&) const = default;
 };
+
+// What is worth trying for so many tokens.
+std::vector<Tuning> tuning_candidates(int tokens);
 
 // y of each product, of which there are at most kMaxParts, all with the same x. A launch for each
 // band, of all products where their bands are alike. cudaErrorInvalidValue for what is not as said

@@ -227,6 +227,7 @@ TEST_F(CudaPackedLinear, TuningChangesNothing) {
     }
     for (const int warps : {4, 8, 16}) {
       EXPECT_EQ(many, run(20, {warps, 8, 0, 0, stages})) << warps << ' ' << stages;
+      EXPECT_EQ(many, run(20, {warps, 16, 0, 0, stages})) << warps << ' ' << stages;
     }
     for (const int panels : {1, 2, 4, 8}) {
       for (const int ways : {1, 4}) {

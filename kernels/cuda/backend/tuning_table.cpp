@@ -6,14 +6,13 @@
 #include <sstream>
 #include <string>
 
-#include "kernels/cuda/device_layout.h"
 #include "kernels/error.h"
 
 namespace tenfold::cuda {
 namespace {
 
 // Token counts that share an entry with the next of these.
-constexpr std::array<int, 5> kTokenSteps = {kDecodeTokens, 16, 32, 64, 512};
+constexpr std::array<int, 6> kTokenSteps = {4, 8, 16, 32, 64, 512};
 
 int token_step(int tokens) {
   for (const int step : kTokenSteps) {
@@ -84,21 +83,6 @@ void TuningTable::save() {
   }
   std::filesystem::rename(temporary, file_, error);
   if (error) throw_error(ErrorCode::io, "cannot write {}: {}", file_.string(), error.message());
-}
-
-std::vector<Tuning> tuning_candidates(int tokens) {
-  std::vector<Tuning> result;
-  const int run = tokens <= kDecodeTokens ? 0 : kTile;
-  for (const int stages : {2, 3}) {
-    for (const int warps : {4, 8, 16}) result.push_back({warps, run, 0, 0, stages});
-    if (tokens <= kDecodeTokens) continue;
-    for (const int panels : {1, 2, 4, 8}) {
-      for (const int ways : {1, 4}) {
-        if (panels * ways <= 8) result.push_back({0, 64, panels, ways, stages});
-      }
-    }
-  }
-  return result;
 }
 
 }  // namespace tenfold::cuda

@@ -9,7 +9,6 @@
 #include <map>
 #include <tuple>
 #include <utility>
-#include <vector>
 
 #include "kernels/cuda/packed_linear.h"
 
@@ -37,8 +36,5 @@ class TuningTable {
   std::filesystem::path file_;
   std::map<Key, Tuning> best_, before_;
 };
-
-// What is worth trying for so many tokens.
-std::vector<Tuning> tuning_candidates(int tokens);
 
 }  // namespace tenfold::cuda
