@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Builds llama.cpp from the PyPI source package llama-cpp-python into the cache folder: for this
-# machine (native), or for any with AVX2 and no AVX-512 (avx2). What is there already is kept; an
-# interrupted build goes on where it stopped.
+# machine (native), for any with AVX2 and no AVX-512 (avx2), or for NVIDIA GPUs of sm_90 without
+# flash attention (cuda: what tools/gpu_check.sh needs; an hour on two cores, hours with it). What
+# is there already is kept; an interrupted build goes on where it stopped.
 #
-#   bench/build_llama_cpp.sh [native|avx2]...
+#   bench/build_llama_cpp.sh [native|avx2|cuda]...
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/lib.sh
@@ -23,8 +24,9 @@ fetch() {
   rm -rf "$work"
 }
 
-build() { # native or avx2
-  local missing=0 program flags
+build() { # native, avx2 or cuda
+  local missing=0 program flags programs=("${programs[@]}")
+  [ "$1" != cuda ] || programs=(llama-bench llama-quantize)
   for program in "${programs[@]}"; do [ -x "$folder/$1/bin/$program" ] || missing=1; done
   [ $missing = 1 ] || return 0
   [ -d "$folder/source" ] || fetch
@@ -34,7 +36,8 @@ build() { # native or avx2
       flags=(-DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON
         -DGGML_BMI2=ON -DGGML_AVX512=OFF)
       ;;
-    *) fail "unknown build $1: native or avx2" ;;
+    cuda) flags=(-DGGML_NATIVE=ON -DGGML_CUDA=ON -DGGML_CUDA_FA=OFF -DCMAKE_CUDA_ARCHITECTURES=90) ;;
+    *) fail "unknown build $1: native, avx2 or cuda" ;;
   esac
   say "Building llama.cpp, $1 (some minutes)"
   cmake -S "$folder/source" -B "$folder/$1" -G Ninja -DCMAKE_BUILD_TYPE=Release \

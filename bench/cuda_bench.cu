@@ -1,9 +1,8 @@
 // Products of few and many tokens by the matrices of a LLaMA-2-7B layer on a CUDA device, in every
 // width, beside cuBLAS with f16 weights, the rounding of activations before them, and the other
-// operations of a step. Each time is
-// the median of CUDA graphs whose launches go round over copies of a matrix, more than the L2 cache
-// holds; a launch waits for the one before it, as the layers of a model do. Shares are of the read
-// bandwidth measured in the same run.
+// operations of a step. Each time is the median of CUDA graphs whose launches go round over copies
+// of a matrix, more than the L2 cache holds; a launch waits for the one before it, as the layers of
+// a model do. Shares are of the read bandwidth measured in the same run.
 //
 //   cuda_bench [--quick | --profile | --tune]
 //
@@ -112,7 +111,7 @@ class Input {
   }
   void prepare(cudaStream_t stream) const {
     const cuda::ActivationSource from{x_.as<float>(), bands_[0].cols, nullptr, nullptr, 4};
-    check(cuda::launch_prepare(from, bands_, tokens_, prepared_.as<std::byte>(), true, stream),
+    check(cuda::launch_prepare(from, bands_, tokens_, prepared_.as<std::byte>(), stream),
           "launch_prepare");
   }
   cuda::DeviceInput view() const {
@@ -175,7 +174,7 @@ class Packed {
     return time_us(
         std::max<std::size_t>(copies_.size(), 20), [&](std::size_t run, cudaStream_t stream) {
           product.bands[0].segments = copies_[run % copies_.size()].as<std::byte>();
-          check(cuda::launch_linear({&product, 1}, limits, true, stream, tuning), "launch_linear");
+          check(cuda::launch_linear({&product, 1}, limits, stream, tuning), "launch_linear");
         });
   }
 

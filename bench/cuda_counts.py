@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/ usr / bin / env python3
 """Counts of the CUDA products that need no GPU, as docs/gpu.md has them (2 bits, g128, 4096 columns).
 
     cuda_counts.py --test build/ci/tests/cuda/test_cuda --fakegpu build/ci/fakegpu
@@ -43,8 +43,10 @@ def interpreter(test, fakegpu):
     found = launches(test, fakegpu)
     for tokens, (one, two) in zip((1, 16, 64), zip(found[::2], found[1::2])):
         weights = ROWS * COLS / 32  # a warp's instruction is a weight's of each lane
-        added = {k: two[k] - one[k] for k in one if isinstance(one[k], (int, float)) and k in two}
-        kinds = {k: two["warp_instrs_by_class"][k] - one["warp_instrs_by_class"][k] for k in two["warp_instrs_by_class"]}
+        added = {
+k: two[k] - one[k] for k in one if isinstance(one[k], (int, float)) and k in two}
+        kinds = {
+k: two["warp_instrs_by_class"][k] - one["warp_instrs_by_class"][k] for k in two["warp_instrs_by_class"]}
         alu = sum(kinds.get(k, 0) for k in ("int", "fp32", "half", "half2", "cvt", "dp4a"))
         name = "few" if "decode" in two["name"] else "many"
         sectors = added["global_load_sectors"] * 32 / FILE_BYTES
@@ -58,9 +60,9 @@ UNIT = """
 #include "kernels/cuda/packed_gemm.cuh"
 namespace tenfold::cuda {
 #if TOKENS <= 16
-template __global__ void packed_decode<Q2, 128, 0, TOKENS>(BandProduct, DecodeShape);
+  template __global__ void packed_decode<Q2, 128, 0, TOKENS>(BandProduct, DecodeShape);
 #else
-template __global__ void packed_gemm<Q2, 128, 0>(BandProduct, GemmShape);
+  template __global__ void packed_gemm<Q2, 128, 0>(BandProduct, GemmShape);
 #endif
 }
 """

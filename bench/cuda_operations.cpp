@@ -71,7 +71,7 @@ void time_attention(int tokens, int context, const float* q, float* out) {
   const Sequences sequences(tokens, context);
   const Memory scratch(
       cuda::attention_scratch(tokens, kHeads, kHeadDim, sequences.places().stride));
-  time_row("attention", (std::to_string(context) + " before").c_str(), tokens,
+  time_row("attention", (std::to_string(context) + " positions").c_str(), tokens,
            [&](std::size_t, cudaStream_t stream) {
              check(cuda::attention(sequences.kv(), sequences.places(), q, kHeads, 0.088f, out,
                                    scratch.as<void>(), stream),

@@ -110,7 +110,8 @@ whole_models() {
   test_all "$backend_tests"
   sanitize memcheck "$tests" '*'
   sanitize memcheck "$backend_tests" '*'
-  sanitize racecheck "$tests" '*-*ManyRows*'
+  # Not the products of many tokens, where it takes the barriers of some warps for none (docs/gpu.md).
+  sanitize racecheck "$tests" 'CudaA*:CudaOps*:CudaReorder*:*LongRows:*ProductsOfOneInput.ManyRows'
   echo
   "$bench"
   [ "$models" = 0 ] || whole_models

@@ -48,7 +48,7 @@ int usage_error(const CLI::App& app, const std::string& message) {
 }
 
 int parse_and_run(int argc, char** argv) {
-  CLI::App app("Tenfold runs large language models on the CPU.", "tenfold");
+  CLI::App app("Tenfold runs and makes large language models of 1 to 4 bits a weight.", "tenfold");
   app.set_version_flag("--version", kVersion);
   app.footer("Example:\n  tenfold chat -m MODEL\nEvery command has its own --help.");
   const std::vector<Command> commands = {

@@ -2,7 +2,7 @@
 
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/device_layout.h"
-#include "kernels/cuda/packed_overlap.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 namespace tenfold::cuda {
@@ -279,8 +279,7 @@ struct Share {
 // first segment and of the sum of squares are on their way before any is waited for.
 template <Reading reading>
 __global__ void __launch_bounds__(kMaxThreads, 2) prepare(Args a) {
-  wait_for_inputs();
-  let_next_begin();
+  begin_kernel();
   const int token = static_cast<int>(blockIdx.x);
   const bool padding = token >= a.tokens;
   const float* x = a.from.x + (padding ? 0 : token) * a.from.ldx;
@@ -305,8 +304,6 @@ __global__ void __launch_bounds__(kMaxThreads, 2) prepare(Args a) {
 }
 
 std::size_t round_up_16(std::size_t n) { return (n + 15) / 16 * 16; }
-
-constexpr int divide_up(int n, int by) { return (n + by - 1) / by; }
 
 int padded(int tokens) { return divide_up(tokens, kTile) * kTile; }
 
@@ -360,7 +357,7 @@ std::array<DeviceInput, kMaxBands> lay_out_activations(std::span<const Activatio
 }
 
 cudaError_t launch_prepare(const ActivationSource& from, std::span<const ActivationBand> bands,
-                           int tokens, std::byte* memory, bool overlap, cudaStream_t stream) {
+                           int tokens, std::byte* memory, cudaStream_t stream) {
   if (tokens < 1 || bands.empty() || bands.size() > kMaxBands) return cudaErrorInvalidValue;
   const auto inputs = lay_out_activations(bands, tokens, memory);
   Args args;
@@ -389,7 +386,7 @@ cudaError_t launch_prepare(const ActivationSource& from, std::span<const Activat
   for (const Columns& run : args.runs) longest = std::max(longest, run.n);
   const auto threads =
       static_cast<unsigned>(std::clamp(divide_up(longest, 32 * kLaneCols) * 32, 32, kMaxThreads));
-  return launch_on(stream, overlap, grid, threads, 0, kernel_for(from, bands), args);
+  return launch(stream, grid, threads, 0, kernel_for(from, bands), args);
 }
 
 }  // namespace tenfold::cuda

@@ -36,9 +36,8 @@ std::size_t activation_bytes(std::span<const ActivationBand> bands, int tokens);
 std::array<DeviceInput, kMaxBands> lay_out_activations(std::span<const ActivationBand> bands,
                                                        int tokens, std::byte* memory);
 
-// Writes what lay_out_activations describes, for all bands in one launch. overlap (sm_90): as in
-// launch_linear.
+// Writes what lay_out_activations describes, for all bands in one launch.
 cudaError_t launch_prepare(const ActivationSource& from, std::span<const ActivationBand> bands,
-                           int tokens, std::byte* memory, bool overlap, cudaStream_t stream);
+                           int tokens, std::byte* memory, cudaStream_t stream);
 
 }  // namespace tenfold::cuda

@@ -105,7 +105,8 @@ struct DeviceWeights {
   int segment_bytes = 0;
   int block = 0;  // columns of an activation block: 32, 64 or 128
 };
-// Of a packed band of `rows` rows. Groups are 32, 64 or 128 columns, or the whole row.
+// Of a packed band of `rows` rows. Groups are 32, 64 or 128 columns, or the whole row. What
+// device_reorder.h makes on the device: that one's reference.
 DeviceWeights device_weights(const Band& band, std::int64_t rows);
 
 }  // namespace tenfold::cuda

@@ -28,7 +28,7 @@ struct BandProduct {
 };
 
 template <typename F>
-cudaError_t launch_band(const BandProduct& product, const DeviceLimits& limits, bool overlap,
-                        cudaStream_t stream, const Tuning& tuning);
+cudaError_t launch_band(const BandProduct& product, const DeviceLimits& limits, cudaStream_t stream,
+                        const Tuning& tuning);
 
 }  // namespace tenfold::cuda

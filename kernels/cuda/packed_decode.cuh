@@ -10,8 +10,8 @@
 // their way while one is multiplied, and warps need not wait for each other. Any of 4, 8 and 16
 // warps, 2 or 3 stages.
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/packed_fragments.cuh"
-#include "kernels/cuda/packed_overlap.cuh"
 
 namespace tenfold::cuda {
 
@@ -147,7 +147,6 @@ template <typename F, int block, int min_kind>
 __device__ __forceinline__ void add_segment(const Segment<F, block, min_kind>& w,
                                             DecodeInput<block, 4>& x,
                                             const typename DecodeInput<block, 4>::Place& at,
-                                            const DeviceInput& /*in*/, bool /*stays*/,
                                             float (&acc)[1][1][2]) {
   constexpr int kBlocks = kSegmentCols / block;
   float dots[kBlocks][1][2][2];
@@ -223,13 +222,14 @@ __device__ __forceinline__ void put_sums(const float (&acc)[n_tiles][n_own][2], 
   }
 }
 
-// A thread for each row and token.
+// A thread for each row and token: of 8, even ones come first, whose sums lie in different banks.
 template <int n_tokens>
 __device__ __forceinline__ void finish_decode(const BandProduct& a, int first_token, int panel,
                                               const float* sums) {
   const auto threads = static_cast<int>(blockDim.x);
   for (auto i = static_cast<int>(threadIdx.x); i < kPanelRows * n_tokens; i += threads) {
-    const int row = i % 8 + i / (8 * n_tokens) * 8, token = i / 8 % n_tokens;
+    const int row = i % 8 + i / (8 * n_tokens) * 8, nth = i / 8 % n_tokens;
+    const int token = n_tokens == 4 ? nth : nth / 8 * 8 + nth % 4 * 2 + nth / 4 % 2;
     if (first_token + token >= a.x.tokens) continue;
     const float* from = sums + token * DecodeSums<n_tokens>::kToken + row;
     float quarters[kQuarters] = {};
@@ -370,7 +370,11 @@ __global__ void __launch_bounds__(512, kDecodeBlocks<F, block, n_tokens>)
         now.read(stage, lane);
         stage += Segment::kStageBytes;
         if (stage == ring_end) stage = ring;
-        detail::add_segment(now, x, at, a.x, end - begin == 1, acc);
+        if constexpr (n_tokens == 4) {
+          detail::add_segment(now, x, at, acc);
+        } else {
+          detail::add_segment(now, x, at, a.x, end - begin == 1, acc);
+        }
         if (end - begin > 1) {
           at.advance(segment + 1 < end ? 1 : begin + 1 - end);
           x.load(at, a.x);

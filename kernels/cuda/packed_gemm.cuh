@@ -8,8 +8,8 @@
 // are there only where a token of the tile has something in it. Copies of the next stages - 1 items
 // are under way while one is multiplied, with one barrier an item among the warps that share it.
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/packed_fragments.cuh"
-#include "kernels/cuda/packed_overlap.cuh"
 
 namespace tenfold::cuda {
 
@@ -163,6 +163,20 @@ struct GemmSums {
   }
 };
 
+// The lane's sums of a panel by a tile's tokens.
+__device__ __forceinline__ void store_tile(const BandPart& part, int panel, int first_token,
+                                           int tokens, int lane, float4 sums) {
+  const int row = panel * kPanelRows + lane / 4 * 2, token = first_token + lane % 4 * 2;
+  if (token < tokens) {
+    store(part, row, token, sums.x);
+    store(part, row + 1, token, sums.z);
+  }
+  if (token + 1 < tokens) {
+    store(part, row, token + 1, sums.y);
+    store(part, row + 1, token + 1, sums.w);
+  }
+}
+
 __device__ __forceinline__ void sync_threads_of(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
@@ -298,7 +312,6 @@ __global__ void __launch_bounds__(kGemmThreads, 2) packed_gemm(BandProduct a, Ge
   let_next_begin();
   __syncthreads();
   if (!has_rows) return;
-  const int g = lane / 4, q = lane % 4;
   for (int n = way; n < tiles; n += s.ways) {
     float4 total = {0, 0, 0, 0};
     for (int w = 0; w < s.ways; ++w) {
@@ -306,15 +319,7 @@ __global__ void __launch_bounds__(kGemmThreads, 2) packed_gemm(BandProduct a, Ge
       const float parts[4] = {sum.x, sum.y, sum.z, sum.w};
       total = detail::GemmSums::add(total, parts);
     }
-    const int row = in_part * kPanelRows + 2 * g, t = token + n * kTile + 2 * q;
-    if (t < a.x.tokens) {
-      detail::store(part, row, t, total.x);
-      detail::store(part, row + 1, t, total.z);
-    }
-    if (t + 1 < a.x.tokens) {
-      detail::store(part, row, t + 1, total.y);
-      detail::store(part, row + 1, t + 1, total.w);
-    }
+    detail::store_tile(part, in_part, token + n * kTile, a.x.tokens, lane, total);
   }
 }
 

@@ -16,7 +16,6 @@ namespace detail {
 // shared memory that there is.
 template <auto kernel>
 cudaError_t registers_of(const DeviceLimits& limits, int* registers) {
-  constexpr int kDevices = 64;
   static std::atomic<int> known[kDevices];
   if (limits.device < 0 || limits.device >= kDevices) return cudaErrorInvalidDevice;
   std::atomic<int>& here = known[limits.device];
@@ -43,9 +42,9 @@ inline int resident_blocks(const DeviceLimits& limits, int registers, int thread
   return std::max(1, std::min({by_registers, by_threads, by_shared}));
 }
 
-// Found best on an H100 (docs/gpu.md): many warps with two segments each where two such thread
-// blocks reside. Else, of few tokens half as many that look further ahead; of more they stay, so
-// that each has the activations of short rows in its registers.
+// Found best on an H100 (docs/gpu.md): 16 warps with two segments each where two such thread blocks
+// reside. Else, of few tokens 8 that look further ahead; of more 16, so that each has the
+// activations of short rows in its registers.
 template <typename F, int block, int n_tokens>
 Tuning decode_tuning(Tuning t) {
   constexpr bool many_warps = kDecodeBlocks<F, block, n_tokens> == 2;
@@ -56,29 +55,38 @@ Tuning decode_tuning(Tuning t) {
 
 // Runs of n_tokens tokens, one after the other.
 template <typename F, int block, int min_kind, int n_tokens>
-cudaError_t launch_decode(const BandProduct& a, const DeviceLimits& limits, bool overlap,
-                          cudaStream_t stream, const Tuning& tuning) {
+cudaError_t launch_decode(const BandProduct& a, const DeviceLimits& limits, cudaStream_t stream,
+                          const Tuning& tuning) {
   Tuning t = decode_tuning<F, block, n_tokens>(tuning);
   if (t.stages < 2 || t.stages > 3) return cudaErrorInvalidValue;
   if (t.decode_warps != 4 && t.decode_warps != 8 && t.decode_warps != 16) {
     return cudaErrorInvalidValue;
   }
-  int shared = decode_shared<F, block, min_kind, n_tokens>(t.decode_warps, t.stages);
-  while (shared > limits.shared_per_block && t.decode_warps > 4) {
-    t.decode_warps /= 2;
-    shared = decode_shared<F, block, min_kind, n_tokens>(t.decode_warps, t.stages);
+  const auto shared = [&] {
+    return decode_shared<F, block, min_kind, n_tokens>(t.decode_warps, t.stages);
+  };
+  while (shared() > limits.shared_per_block) {
+    if (t.decode_warps > 4) {
+      t.decode_warps /= 2;
+    } else if (t.stages > 2) {
+      --t.stages;
+    } else if constexpr (n_tokens > 8) {
+      return launch_decode<F, block, min_kind, 8>(a, limits, stream, tuning);
+    } else {
+      return cudaErrorInvalidValue;
+    }
   }
   constexpr auto kernel = packed_decode<F, block, min_kind, n_tokens>;
   int registers = 0;
   cudaError_t error = registers_of<kernel>(limits, &registers);
+  if (error != cudaSuccess) return error;
   const int threads = 32 * t.decode_warps;
-  const int resident = resident_blocks(limits, registers, threads, shared) * limits.processors;
+  const int resident = resident_blocks(limits, registers, threads, shared()) * limits.processors;
   const auto grid = static_cast<unsigned>(std::min(a.panels, resident));
+  const int ring_bytes = t.stages * Segment<F, block, min_kind>::kStageBytes;
   for (int token = 0; token < a.x.tokens && error == cudaSuccess; token += n_tokens) {
-    error = launch_on(
-        stream, overlap, grid, static_cast<unsigned>(threads), static_cast<std::size_t>(shared),
-        kernel, a,
-        DecodeShape{t.stages, t.stages * Segment<F, block, min_kind>::kStageBytes, token});
+    error = launch(stream, grid, static_cast<unsigned>(threads), static_cast<std::size_t>(shared()),
+                   kernel, a, DecodeShape{t.stages, ring_bytes, token});
   }
   return error;
 }
@@ -86,78 +94,82 @@ cudaError_t launch_decode(const BandProduct& a, const DeviceLimits& limits, bool
 // Three runs of 16 tokens take less than a tile of 64, on an H100 too.
 inline constexpr int kMostDecodeTokens = 48;
 
-// As many rows as may share a tile; where that leaves processors idle, fewer, whose columns four
-// warps share.
-inline GemmShape gemm_shape(const BandProduct& a, const DeviceLimits& limits, const Tuning& t) {
-  const int tiles = (a.x.tokens + kGemmTokens - 1) / kGemmTokens;
-  const bool wide = (a.panels + 7) / 8 * tiles >= limits.processors;
+// As many rows as may share a tile. Where that leaves processors idle, few, whose columns four
+// warps share if there is room for their activations.
+template <typename Fits>
+GemmShape gemm_shape(const BandProduct& a, const DeviceLimits& limits, const Tuning& t,
+                     const Fits& fits) {
+  const int tiles = divide_up(a.x.tokens, kGemmTokens);
+  const int panels = std::clamp(a.panels * tiles / limits.processors, 1, 8);
   GemmShape s{t.panels, t.ways, t.stages};
-  if (s.ways == 0) s.ways = wide ? 1 : 4;
-  if (s.panels == 0) s.panels = wide ? 8 : 2;
+  if (s.ways == 0) s.ways = panels < 8 && fits({2, 4, 2}) ? 4 : 1;
+  if (s.panels == 0) s.panels = s.ways == 4 ? 2 : panels;
   if (s.stages == 0) s.stages = 2;
   return s;
 }
 
 template <typename F, int block, int min_kind>
-cudaError_t launch_gemm(const BandProduct& a, const DeviceLimits& limits, bool overlap,
-                        cudaStream_t stream, const Tuning& tuning) {
-  GemmShape s = gemm_shape(a, limits, tuning);
+cudaError_t launch_gemm(const BandProduct& a, const DeviceLimits& limits, cudaStream_t stream,
+                        const Tuning& tuning) {
+  const auto shared = [segments = segments_of(a.band.cols)](GemmShape s) {
+    return gemm_shared<F, block, min_kind>(s, segments);
+  };
+  const auto fits = [&](GemmShape s) { return shared(s) <= limits.shared_per_block; };
+  GemmShape s = gemm_shape(a, limits, tuning, fits);
   const bool good = (s.ways == 1 || s.ways == 4) && s.panels >= 1 && s.stages >= 2 &&
                     s.stages <= 3 && 32 * s.panels * s.ways <= kGemmThreads;
   if (!good) return cudaErrorInvalidValue;
-  const int segments = segments_of(a.band.cols);
-  int shared = gemm_shared<F, block, min_kind>(s, segments);
-  while (shared > limits.shared_per_block && (s.panels > 1 || s.stages > 2 || s.ways > 1)) {
-    if (s.panels > 1) {
-      s.panels /= 2;
-    } else if (s.stages > 2) {
+  while (!fits(s)) {
+    if (s.stages > 2) {
       --s.stages;
-    } else {
+    } else if (s.ways > 1) {
       s.ways = 1;
+    } else if (s.panels > 1) {
+      s.panels /= 2;
+    } else {
+      return cudaErrorInvalidValue;
     }
-    shared = gemm_shared<F, block, min_kind>(s, segments);
   }
-  if (shared > limits.shared_per_block) return cudaErrorInvalidValue;
   constexpr auto kernel = packed_gemm<F, block, min_kind>;
   int registers = 0;
   const cudaError_t error = registers_of<kernel>(limits, &registers);
   if (error != cudaSuccess) return error;
-  const dim3 grid(static_cast<unsigned>((a.panels + s.panels - 1) / s.panels),
-                  static_cast<unsigned>((a.x.tokens + kGemmTokens - 1) / kGemmTokens));
-  return launch_on(stream, overlap, grid, static_cast<unsigned>(32 * s.panels * s.ways),
-                   static_cast<std::size_t>(shared), kernel, a, s);
+  const dim3 grid(static_cast<unsigned>(divide_up(a.panels, s.panels)),
+                  static_cast<unsigned>(divide_up(a.x.tokens, kGemmTokens)));
+  return launch(stream, grid, static_cast<unsigned>(32 * s.panels * s.ways),
+                static_cast<std::size_t>(shared(s)), kernel, a, s);
 }
 
 template <typename F, int block, int min_kind>
-cudaError_t by_tokens(const BandProduct& a, const DeviceLimits& limits, bool overlap,
-                      cudaStream_t stream, const Tuning& tuning) {
+cudaError_t by_tokens(const BandProduct& a, const DeviceLimits& limits, cudaStream_t stream,
+                      const Tuning& tuning) {
   if (a.x.tokens <= 4) {
-    return launch_decode<F, block, min_kind, 4>(a, limits, overlap, stream, tuning);
+    return launch_decode<F, block, min_kind, 4>(a, limits, stream, tuning);
   }
   const int tile = tuning.tile_tokens != 0           ? tuning.tile_tokens
                    : a.x.tokens <= 8                 ? 8
                    : a.x.tokens <= kMostDecodeTokens ? 16
                                                      : kGemmTokens;
-  if (tile == 8) return launch_decode<F, block, min_kind, 8>(a, limits, overlap, stream, tuning);
+  if (tile == 8) return launch_decode<F, block, min_kind, 8>(a, limits, stream, tuning);
   if (tile == 16) {
     // Of 32 columns' blocks, registers have no room for the factors of 16 tokens.
     constexpr int n_tokens = block == 32 ? 8 : 16;
-    return launch_decode<F, block, min_kind, n_tokens>(a, limits, overlap, stream, tuning);
+    return launch_decode<F, block, min_kind, n_tokens>(a, limits, stream, tuning);
   }
   if (tile != kGemmTokens) return cudaErrorInvalidValue;
-  return launch_gemm<F, block, min_kind>(a, limits, overlap, stream, tuning);
+  return launch_gemm<F, block, min_kind>(a, limits, stream, tuning);
 }
 
 template <typename F, int block>
-cudaError_t by_minimum(const BandProduct& a, const DeviceLimits& limits, bool overlap,
-                       cudaStream_t stream, const Tuning& tuning) {
+cudaError_t by_minimum(const BandProduct& a, const DeviceLimits& limits, cudaStream_t stream,
+                       const Tuning& tuning) {
   switch (a.band.min_kind) {
     case MinKind::zero:
-      return by_tokens<F, block, 0>(a, limits, overlap, stream, tuning);
+      return by_tokens<F, block, 0>(a, limits, stream, tuning);
     case MinKind::midrise:
-      return by_tokens<F, block, 1>(a, limits, overlap, stream, tuning);
+      return by_tokens<F, block, 1>(a, limits, stream, tuning);
     case MinKind::f16:
-      return by_tokens<F, block, 2>(a, limits, overlap, stream, tuning);
+      return by_tokens<F, block, 2>(a, limits, stream, tuning);
   }
   return cudaErrorInvalidValue;
 }
@@ -165,15 +177,15 @@ cudaError_t by_minimum(const BandProduct& a, const DeviceLimits& limits, bool ov
 }  // namespace detail
 
 template <typename F>
-cudaError_t launch_band(const BandProduct& a, const DeviceLimits& limits, bool overlap,
-                        cudaStream_t stream, const Tuning& tuning) {
+cudaError_t launch_band(const BandProduct& a, const DeviceLimits& limits, cudaStream_t stream,
+                        const Tuning& tuning) {
   switch (a.band.block) {
     case 32:
-      return detail::by_minimum<F, 32>(a, limits, overlap, stream, tuning);
+      return detail::by_minimum<F, 32>(a, limits, stream, tuning);
     case 64:
-      return detail::by_minimum<F, 64>(a, limits, overlap, stream, tuning);
+      return detail::by_minimum<F, 64>(a, limits, stream, tuning);
     case 128:
-      return detail::by_minimum<F, 128>(a, limits, overlap, stream, tuning);
+      return detail::by_minimum<F, 128>(a, limits, stream, tuning);
     default:
       return cudaErrorInvalidValue;
   }

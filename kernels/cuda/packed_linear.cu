@@ -1,17 +1,15 @@
-#include <algorithm>
-
 #include "kernels/cuda/packed_band.h"
 #include "kernels/cuda/packed_linear.h"
 
 namespace tenfold::cuda {
 namespace {
 
-cudaError_t launch_one(const BandProduct& band, const DeviceLimits& limits, bool overlap,
-                       cudaStream_t stream, const Tuning& tuning) {
+cudaError_t launch_one(const BandProduct& band, const DeviceLimits& limits, cudaStream_t stream,
+                       const Tuning& tuning) {
   switch (band.band.format) {
 #define PACKED_FORMAT(id, name, Type) \
   case Format::name:                  \
-    return launch_band<Type>(band, limits, overlap, stream, tuning);
+    return launch_band<Type>(band, limits, stream, tuning);
 #include "kernels/formats/formats.def"
     default:
       return cudaErrorInvalidValue;
@@ -22,17 +20,6 @@ bool alike(const DeviceBand& a, const DeviceBand& b) {
   return a.format == b.format && a.min_kind == b.min_kind && a.block == b.block &&
          a.cols == b.cols && a.segment_bytes == b.segment_bytes &&
          (a.row_factors == nullptr) == (b.row_factors == nullptr);
-}
-
-bool alike(std::span<const DeviceProduct> products) {
-  return std::ranges::all_of(products, [&](const DeviceProduct& p) {
-    const DeviceProduct& first = products[0];
-    if (p.n_bands != first.n_bands) return false;
-    for (int b = 0; b < p.n_bands; ++b) {
-      if (!alike(p.bands[b], first.bands[b])) return false;
-    }
-    return true;
-  });
 }
 
 BandProduct band_of(std::span<const DeviceProduct> products, int b) {
@@ -55,15 +42,6 @@ BandProduct band_of(std::span<const DeviceProduct> products, int b) {
   return result;
 }
 
-cudaError_t launch_bands(std::span<const DeviceProduct> products, const DeviceLimits& limits,
-                         bool overlap, cudaStream_t stream, const Tuning& tuning) {
-  for (int b = 0; b < products[0].n_bands; ++b) {
-    const cudaError_t error = launch_one(band_of(products, b), limits, overlap, stream, tuning);
-    if (error != cudaSuccess) return error;
-  }
-  return cudaSuccess;
-}
-
 }  // namespace
 
 cudaError_t device_limits(int device, DeviceLimits* limits) {
@@ -72,8 +50,6 @@ cudaError_t device_limits(int device, DeviceLimits* limits) {
     cudaDeviceAttr attribute;
     int* value;
   } wanted[] = {
-      {cudaDevAttrComputeCapabilityMajor, &limits->major},
-      {cudaDevAttrComputeCapabilityMinor, &limits->minor},
       {cudaDevAttrMultiProcessorCount, &limits->processors},
       {cudaDevAttrMaxThreadsPerMultiProcessor, &limits->threads_per_processor},
       {cudaDevAttrMaxRegistersPerMultiprocessor, &limits->registers_per_processor},
@@ -93,7 +69,7 @@ std::vector<Tuning> tuning_candidates(int tokens) {
     for (const int warps : {4, 8, 16}) {
       if (tokens <= 4) {
         result.push_back({warps, 0, 0, 0, stages});
-      } else if (warps > 4) {
+      } else if (warps > 4 && tokens <= 64) {
         for (const int run : {8, 16}) result.push_back({warps, run, 0, 0, stages});
       }
     }
@@ -106,27 +82,28 @@ std::vector<Tuning> tuning_candidates(int tokens) {
   return result;
 }
 
+bool share_a_launch(const DeviceProduct& a, const DeviceProduct& b) {
+  if (a.n_bands != b.n_bands) return false;
+  for (int i = 0; i < a.n_bands; ++i) {
+    if (!alike(a.bands[i], b.bands[i]) || a.x[i].codes != b.x[i].codes) return false;
+  }
+  return true;
+}
+
 cudaError_t launch_linear(std::span<const DeviceProduct> products, const DeviceLimits& limits,
-                          bool overlap, cudaStream_t stream, const Tuning& tuning) {
+                          cudaStream_t stream, const Tuning& tuning) {
   if (products.empty() || products.size() > kMaxParts) return cudaErrorInvalidValue;
+  const DeviceProduct& first = products[0];
+  if (first.n_bands < 1 || first.n_bands > kMaxBands) return cudaErrorInvalidValue;
   for (const DeviceProduct& product : products) {
-    if (product.n_bands < 1 || product.n_bands > kMaxBands || product.rows < 1) {
-      return cudaErrorInvalidValue;
-    }
-    for (int b = 0; b < product.n_bands; ++b) {
-      if (product.x[b].tokens < 1 || product.x[b].codes != products[0].x[b].codes) {
-        return cudaErrorInvalidValue;
-      }
-    }
+    if (product.rows < 1 || !share_a_launch(first, product)) return cudaErrorInvalidValue;
   }
-  if (!alike(products)) {
-    for (const DeviceProduct& product : products) {
-      const cudaError_t error = launch_bands({&product, 1}, limits, overlap, stream, tuning);
-      if (error != cudaSuccess) return error;
-    }
-    return cudaSuccess;
+  for (int b = 0; b < first.n_bands; ++b) {
+    if (first.x[b].tokens < 1) return cudaErrorInvalidValue;
+    const cudaError_t error = launch_one(band_of(products, b), limits, stream, tuning);
+    if (error != cudaSuccess) return error;
   }
-  return launch_bands(products, limits, overlap, stream, tuning);
+  return cudaSuccess;
 }
 
 }  // namespace tenfold::cuda

@@ -18,7 +18,6 @@ namespace tenfold::cuda {
 // What a launch needs to know of a device, asked once.
 struct DeviceLimits {
   int device = 0;
-  int major = 0, minor = 0;
   int processors = 0;
   int threads_per_processor = 0, registers_per_processor = 0;
   int shared_per_processor = 0, shared_per_block = 0;  // bytes, the largest that may be asked for
@@ -77,12 +76,14 @@ struct Tuning {
 // What is worth trying for so many tokens.
 std::vector<Tuning> tuning_candidates(int tokens);
 
-// y of each product, of which there are at most kMaxParts, all with the same x. A launch for each
-// band, of all products where their bands are alike. cudaErrorInvalidValue for what is not as said
-// above or does not fit into the device's shared memory. The sums of a token do not depend on what
-// other tokens there are. overlap (sm_90): the weights may be on their way while what comes before
-// in the stream still runs, and this while what follows loads its own.
+// The same input and bands alike but for the weights and the rows.
+bool share_a_launch(const DeviceProduct& a, const DeviceProduct& b);
+
+// y of each product: at most kMaxParts, which share a launch for each band. cudaErrorInvalidValue
+// for what is not as said above or does not fit into the device's shared memory. The sums of a
+// token do not depend on what other tokens there are. Weights may be on their way while what comes
+// before in the stream still runs (launch.cuh).
 cudaError_t launch_linear(std::span<const DeviceProduct> products, const DeviceLimits& limits,
-                          bool overlap, cudaStream_t stream, const Tuning& tuning = {});
+                          cudaStream_t stream, const Tuning& tuning = {});
 
 }  // namespace tenfold::cuda

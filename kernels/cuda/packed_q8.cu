@@ -2,7 +2,7 @@
 
 namespace tenfold::cuda {
 
-template cudaError_t launch_band<Q8>(const BandProduct&, const DeviceLimits&, bool, cudaStream_t,
+template cudaError_t launch_band<Q8>(const BandProduct&, const DeviceLimits&, cudaStream_t,
                                      const Tuning&);
 
 }  // namespace tenfold::cuda

@@ -60,7 +60,7 @@ std::array<cuda::DeviceInput, kMaxBands> prepare(const MatrixView& weight,
                                       memory.copy(weight.map.source, cols),
                                       memory.copy(weight.map.factor, cols), outlier};
   std::byte* to = memory.get(cuda::activation_bytes(bands, tokens));
-  check_cuda(cuda::launch_prepare(source, bands, tokens, to, true, nullptr), "launch_prepare");
+  check_cuda(cuda::launch_prepare(source, bands, tokens, to, nullptr), "launch_prepare");
   return cuda::lay_out_activations(bands, tokens, to);
 }
 
@@ -108,10 +108,12 @@ cuda::DeviceProduct product_of(const MatrixView& weight,
   return product;
 }
 
-void launch(std::span<const cuda::DeviceProduct> products, const LaunchShape& s) {
+void launch(std::span<const cuda::DeviceProduct> products, const DeviceRun& run) {
   cuda::DeviceLimits limits;
   check_cuda(cuda::device_limits(0, &limits), "device_limits");
-  check_cuda(cuda::launch_linear(products, limits, true, nullptr,
+  if (run.shared_per_block > 0) limits.shared_per_block = run.shared_per_block;
+  const LaunchShape& s = run.shape;
+  check_cuda(cuda::launch_linear(products, limits, nullptr,
                                  {s.decode_warps, s.tile_tokens, s.panels, s.ways, s.stages}),
              "launch_linear");
   check_cuda(cudaDeviceSynchronize(), "product");
@@ -156,7 +158,7 @@ std::vector<float> device_linear(const MatrixView& weight, const std::vector<flo
   product.y = memory.copy(y);
   product.ldy = run.ldy;
   product.accumulate = run.accumulate;
-  launch({&product, 1}, run.shape);
+  launch({&product, 1}, run);
   return from_device(product.y, y.size());
 }
 

@@ -34,11 +34,12 @@ struct DeviceRun {
   bool accumulate = false;
   std::int64_t ldy = 0;
   LaunchShape shape;
+  int shared_per_block = 0;  // bytes, as of another device; 0: the device's
 };
 // y: [tokens, run.ldy], what it held before.
 std::vector<float> device_linear(const MatrixView& weight, const std::vector<float>& x, int tokens,
                                  std::vector<float> y, const DeviceRun& run);
-// The products of matrices that share an input, in one call. y: [matrices][tokens, rows].
+// The products of matrices that share an input and a launch. y: [matrices][tokens, rows].
 std::vector<std::vector<float>> device_linear_group(const std::vector<MatrixView>& weights,
                                                     const std::vector<float>& x, int tokens);
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <deque>
 #include <limits>
+#include <stdexcept>
 
 #include "tests/cuda/cuda_test.h"
 #include "tests/cuda/one_token.h"
@@ -140,8 +141,7 @@ TEST_F(CudaPackedLinear, BandsOfDifferentFormats) {
   }
 }
 
-// The same bits as one after the other: where their bands are alike and share a launch, and where
-// one's format or groups differ.
+// The same bits as one after the other.
 class CudaProductsOfOneInput : public CudaPackedLinear {
  protected:
   struct Shape {
@@ -168,12 +168,20 @@ class CudaProductsOfOneInput : public CudaPackedLinear {
   }
 };
 
-TEST_F(CudaProductsOfOneInput, AlikeOrNot) {
+TEST_F(CudaProductsOfOneInput, FewRows) {
   for (const int tokens : {1, 4, 5, 19, 70}) {
     check(600, {{100, Format::q2, 64}, {19, Format::q2, 64}, {40, Format::q2, 64}}, tokens);
     check(600, {{20, Format::q2, 0}, {35, Format::q2, 0}}, tokens);
-    check(600, {{19, Format::q2, 64}, {33, Format::q4, 64}, {40, Format::q2, 64}}, tokens);
   }
+}
+
+TEST_F(CudaProductsOfOneInput, OthersAreRefused) {
+  const std::vector<float> x(600);
+  const PackedMatrix q2 = matrix_of(Format::q2, MinKind::zero, 64, {19, 600}),
+                     q4 = matrix_of(Format::q4, MinKind::zero, 64, {19, 600}),
+                     whole = matrix_of(Format::q2, MinKind::zero, 0, {19, 600});
+  EXPECT_THROW(device_linear_group({q2.view, q4.view}, x, 1), std::runtime_error);
+  EXPECT_THROW(device_linear_group({q2.view, whole.view}, x, 1), std::runtime_error);
 }
 
 // More panels than thread blocks: some have panels of two parts, or three.
@@ -233,6 +241,27 @@ TEST_F(CudaPackedLinear, TuningChangesNothing) {
       for (const int ways : {1, 4}) {
         if (panels * ways > 8) continue;
         EXPECT_EQ(many, run(20, {0, 64, panels, ways, stages})) << panels << ' ' << ways;
+      }
+    }
+  }
+}
+
+// Devices with less shared memory (sm_75: 64 KiB; sm_86: 99) launch smaller thread blocks.
+TEST_F(CudaPackedLinear, LittleSharedMemory) {
+  for (const Format format : packed_formats()) {
+    for (const std::int64_t group : {32, 64, 128}) {
+      const PackedMatrix matrix = matrix_of(format, MinKind::f16, group, {35, 700});
+      for (const int tokens : {3, 8, 16, 64}) {
+        const std::vector<float> x = activations_with_outliers(tokens, 700);
+        DeviceRun run;
+        run.ldy = 35;
+        const std::vector<float> y0(static_cast<std::size_t>(35 * tokens));
+        const auto expected = device_linear(matrix.view, x, tokens, y0, run);
+        for (const int kib : {64, 99}) {
+          run.shared_per_block = kib << 10;
+          ASSERT_EQ(expected, device_linear(matrix.view, x, tokens, y0, run))
+              << matrix.description << ", " << tokens << " tokens, " << kib << " KiB";
+        }
       }
     }
   }

@@ -190,12 +190,11 @@ void CudaBackend::drop_graphs() noexcept {
   graphs_.clear();
 }
 
-// Packed products with the same rounded input are one launch.
+// Packed products that can share a launch do.
 void CudaBackend::linear(std::span<const Linear> parts, const float* x, std::int64_t ldx,
                          std::int64_t tokens) {
   weights_.next_operation();
   n_prepared_ = 0;
-  const Prepared* input = nullptr;
   products_.clear();
   for (const Linear& part : parts) {
     const DeviceMatrix& matrix = weights_.matrix(part.weight);
@@ -206,10 +205,13 @@ void CudaBackend::linear(std::span<const Linear> parts, const float* x, std::int
       first = false;
     }
     if (matrix.n_packed == 0) continue;
-    const Prepared& its_input = prepared_for(part.weight.map, matrix, x, ldx, tokens);
-    if (products_.size() == kMaxParts || &its_input != input) multiply();
-    input = &its_input;
-    products_.push_back(packed_product(part, matrix, its_input, first));
+    const Prepared& input = prepared_for(part.weight.map, matrix, x, ldx, tokens);
+    const DeviceProduct product = packed_product(part, matrix, input, first);
+    if (products_.size() == kMaxParts ||
+        (!products_.empty() && !share_a_launch(products_.front(), product))) {
+      multiply();
+    }
+    products_.push_back(product);
   }
   multiply();
 }
@@ -230,7 +232,7 @@ const CudaBackend::Prepared& CudaBackend::prepared_for(const InputMap& map,
   made.inputs = lay_out_activations(bands, n_tokens, memory);
   const ActivationSource from{x, ldx, matrix.map.source, matrix.map.factor,
                               outlier_threshold(activations_)};
-  check(launch_prepare(from, bands, n_tokens, memory, overlaps(), stream_), "round activations");
+  check(launch_prepare(from, bands, n_tokens, memory, stream_), "round activations");
   return made;
 }
 
@@ -250,8 +252,7 @@ DeviceProduct CudaBackend::packed_product(const Linear& part, const DeviceMatrix
 
 void CudaBackend::multiply() {
   if (products_.empty()) return;
-  check(launch_linear(products_, limits_, overlaps(), stream_, tuned(products_)),
-        "multiply by packed weights");
+  check(launch_linear(products_, limits_, stream_, tuned(products_)), "multiply by packed weights");
   products_.clear();
 }
 
@@ -287,10 +288,10 @@ float CudaBackend::seconds_of(std::span<const DeviceProduct> products, const Tun
   check(cudaEventCreate(&begin), "time a product");
   check(cudaEventCreate(&end), "time a product");
   float milliseconds = 0;
-  cudaError_t error = launch_linear(products, limits_, overlaps(), stream_, tuning);  // warm
+  cudaError_t error = launch_linear(products, limits_, stream_, tuning);  // warm
   cudaEventRecord(begin, stream_);
   for (int i = 0; i < kLaunches && error == cudaSuccess; ++i) {
-    error = launch_linear(products, limits_, overlaps(), stream_, tuning);
+    error = launch_linear(products, limits_, stream_, tuning);
   }
   cudaEventRecord(end, stream_);
   check(cudaEventSynchronize(end), "time a product");

@@ -91,8 +91,6 @@ class CudaBackend : public Backend {
   DeviceProduct packed_product(const Linear& part, const DeviceMatrix& matrix,
                                const Prepared& input, bool first);
   void multiply();  // products_, of which there are none then
-  // A kernel of ours may begin while the one before ends.
-  bool overlaps() const noexcept { return limits_.major >= 9; }
   Tuning tuned(std::span<const DeviceProduct> products);
   float seconds_of(std::span<const DeviceProduct> products, const Tuning& tuning);
   void float_product(const Linear& part, const DeviceMatrix& matrix, std::size_t band,

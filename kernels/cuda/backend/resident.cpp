@@ -69,9 +69,16 @@ DeviceBand Resident::upload_packed(Entry& entry, const Band& band, std::int64_t 
   const DeviceSizes sizes = device_sizes(band, rows);
   std::byte* segments = keep(entry, sizes.segments);
   std::byte* row_factors = sizes.row_factors == 0 ? nullptr : keep(entry, sizes.row_factors);
-  // After what is kept: making room for that gives this back.
-  const std::size_t bytes = reorder_scratch(band, rows);
-  auto* scratch = raw_.get<std::byte>(bytes, [this](std::size_t n) { return allocate(n); });
+  std::size_t bytes = reorder_scratch(band, rows);
+  std::byte* scratch = nullptr;
+  try {
+    scratch = raw_.get<std::byte>(bytes, device_memory);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::out_of_memory) throw;
+    // Slower, but it need not cost another weight its place.
+    bytes = least_reorder_scratch(band);
+    scratch = raw_.get<std::byte>(bytes, [this](std::size_t n) { return allocate(n); });
+  }
   check(upload_reordered(band, rows, scratch, bytes, segments, row_factors, cudaStreamLegacy),
         "copy weights to its memory");
   DeviceBand result;
