@@ -8,14 +8,11 @@
 // A thread block's queries are those of one KV head and up to as many neighbouring tokens of one
 // sequence as fit, so that they share what they load.
 
-#include <cuda_fp16.h>
-
 #include <algorithm>
 
 #include "kernels/cuda/attend_page.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
-#include "kernels/cuda/reduce.cuh"
 
 namespace tenfold::cuda {
 namespace {
