@@ -111,7 +111,9 @@ cuda::DeviceProduct product_of(const MatrixView& weight,
 void launch(std::span<const cuda::DeviceProduct> products, const DeviceRun& run) {
   cuda::DeviceLimits limits;
   check_cuda(cuda::device_limits(0, &limits), "device_limits");
-  if (run.shared_per_block > 0) limits.shared_per_block = run.shared_per_block;
+  if (run.shared_per_block > 0) {
+    limits.shared_per_block = std::min(limits.shared_per_block, run.shared_per_block);
+  }
   const LaunchShape& s = run.shape;
   check_cuda(cuda::launch_linear(products, limits, nullptr,
                                  {s.decode_warps, s.tile_tokens, s.panels, s.ways, s.stages}),

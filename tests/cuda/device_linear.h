@@ -34,7 +34,7 @@ struct DeviceRun {
   bool accumulate = false;
   std::int64_t ldy = 0;
   LaunchShape shape;
-  int shared_per_block = 0;  // bytes, as of another device; 0: the device's
+  int shared_per_block = 0;  // bytes, where another device has less; 0: all
 };
 // y: [tokens, run.ldy], what it held before.
 std::vector<float> device_linear(const MatrixView& weight, const std::vector<float>& x, int tokens,
