@@ -119,13 +119,6 @@ class Input {
   }
 
  private:
-  static std::vector<float> random_floats(std::size_t n) {
-    std::mt19937 random(2);
-    std::vector<float> values(n);
-    for (float& v : values) v = 1e-3f * static_cast<float>(random() % 2001) - 1.0f;
-    return values;
-  }
-
   std::array<cuda::ActivationBand, 1> bands_;
   int tokens_;
   Memory x_, prepared_;

@@ -1,7 +1,6 @@
 #include "bench/cuda_operations.h"
 
 #include <cstdio>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -13,13 +12,6 @@ namespace {
 
 constexpr int kDim = 4096, kHeads = 32, kHeadDim = 128, kFfn = 11008;
 constexpr int kContexts[] = {128, 1024};
-
-Memory random_floats(std::size_t n) {
-  std::mt19937 random(3);
-  std::vector<float> values(n);
-  for (float& v : values) v = 1e-3f * static_cast<float>(random() % 2001) - 1.0f;
-  return Memory(values);
-}
 
 void time_row(const char* what, const char* shape, int tokens, const Launch& launch) {
   std::printf("| %-8s | %-8s | %3d | %7.2f |       |       |\n", what, shape, tokens,

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <random>
 
 namespace tenfold {
 
@@ -14,6 +15,13 @@ void check(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
   std::fprintf(stderr, "cuda_bench: %s: cuBLAS status %d\n", what, static_cast<int>(status));
   std::exit(1);
+}
+
+Memory random_floats(std::size_t n) {
+  std::mt19937 random(2);
+  std::vector<float> values(n);
+  for (float& v : values) v = 1e-3f * static_cast<float>(random() % 2001) - 1.0f;
+  return Memory(values);
 }
 
 double time_us(std::size_t runs, const Launch& launch) {

@@ -35,6 +35,9 @@ class Memory {
   void* p_ = nullptr;
 };
 
+// n of them on the device, within -1 and 1.
+Memory random_floats(std::size_t n);
+
 using Launch = std::function<void(std::size_t run, cudaStream_t stream)>;
 
 // Microseconds of one launch: the median of graphs of `runs`.

@@ -16,7 +16,7 @@ constexpr int kKept = 4;  // steps of a thread whose columns stay in registers
 // Four steps of four columns a thread, where rows are long enough. The order of a row's sums
 // follows from its length and from whether all is aligned.
 unsigned threads_for(int dim) {
-  return static_cast<unsigned>(std::min((dim + 16 * 32 - 1) / (16 * 32) * 32, kMostThreads));
+  return static_cast<unsigned>(std::min(divide_up(dim, 16 * 32) * 32, kMostThreads));
 }
 
 // Columns that a thread takes at once: a float4 where `vector`.

@@ -1,3 +1,4 @@
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/packed_band.h"
 #include "kernels/cuda/packed_linear.h"
 
@@ -28,7 +29,7 @@ BandProduct band_of(std::span<const DeviceProduct> products, int b) {
   result.x = products[0].x[b];
   for (const DeviceProduct& p : products) {
     const int begin = result.panels;
-    result.panels += (p.rows + kPanelRows - 1) / kPanelRows;
+    result.panels += divide_up(p.rows, kPanelRows);
     result.parts[result.n_parts++] = {p.bands[b].segments,
                                       p.bands[b].row_factors,
                                       b == 0 ? p.bias : nullptr,
