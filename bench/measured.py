@@ -1,10 +1,12 @@
 """What long measurements found so far, so that they go on where they stopped."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 
 def cache_folder() -> pathlib.Path:
@@ -33,7 +35,7 @@ def run(command) -> tuple[str, float, int]:
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
-        sys.exit(f"failed: {' '.join(map(str, command))}")
+        raise RuntimeError(f"failed: {' '.join(map(str, command))}")
     return output, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
@@ -44,6 +46,7 @@ class Measured:
         self.path = pathlib.Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.entries = {}
+        self.lock = threading.Lock()
         if self.path.exists():
             for line in self.path.read_text().splitlines():
                 entry = json.loads(line)
@@ -54,7 +57,14 @@ class Measured:
         if key not in self.entries:
             print(key, file=sys.stderr, flush=True)
             entry = {"key": key, **make()}
-            with self.path.open("a") as out:
+            with self.lock, self.path.open("a") as out:
                 out.write(json.dumps(entry) + "\n")
-            self.entries[key] = entry
+                self.entries[key] = entry
         return self.entries[key]
+
+
+def in_parallel(jobs: int, function, arguments) -> None:
+    """Of each, so many at a time, in order; ends with the first that fails."""
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        for _ in pool.map(function, arguments):
+            pass

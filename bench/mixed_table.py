@@ -12,7 +12,7 @@ import json
 import pathlib
 import tempfile
 
-from measured import Measured, cache_folder, model_of, run, texts
+from measured import Measured, cache_folder, in_parallel, model_of, run, texts
 
 WEIGHTED = ["--range", "weighted"]
 GPTQ = ["--passes", "gptq", *WEIGHTED]
@@ -109,19 +109,20 @@ class Table:
         self.tenfold = pathlib.Path(args.build, "tools/tenfold")
         shared = pathlib.Path(args.shared)
         self.tests, self.calibration = texts(shared)
-        self.tasks = shared / "data/tasks"
+        self.task_files = shared / "data/tasks"
         self.smollm2 = args.model == "smollm2"
         self.source, self.windows = model_of(args, self.smollm2)
         self.calib = ["--calib", self.calibration, "--calib-seqs", args.calib_seqs, "--calib-len",
                       512 if self.smollm2 else 256]
         self.measured = Measured(args.results)
 
-    def threads(self) -> list:
-        return ["--threads", self.args.threads] if self.args.threads else []
+    def where(self) -> list:
+        threads = ["--threads", self.args.threads] if self.args.threads else []
+        return [*threads, "--device", self.args.device]
 
     def evaluate(self, file: pathlib.Path, flags) -> dict:
         output, _, _ = run([self.tenfold, "eval", "--quiet", "--json", "--activations", "int8x2",
-                            *self.threads(), "-m", file, *flags])
+                            *self.where(), "-m", file, *flags])
         return json.loads(output)
 
     def make(self, flags) -> dict:
@@ -129,7 +130,7 @@ class Table:
         with tempfile.TemporaryDirectory(dir=self.measured.path.parent) as folder:
             file = pathlib.Path(folder, "model.gguf")
             output, seconds, memory = run([self.tenfold, "quantize", "--quiet", "--json",
-                                           *self.threads(), "-m", self.source, "-o", file,
+                                           *self.where(), "-m", self.source, "-o", file,
                                            *flags, *(self.calib if looks else [])])
             made = {"cpu_seconds": seconds, "memory": memory, "bytes": file.stat().st_size,
                     "allocation": json.loads(output.splitlines()[-1]).get("allocation")}
@@ -137,22 +138,34 @@ class Table:
             made["bits"] = layer_bits(json.loads(output)["tensor_list"])
             for text, path in self.tests.items():
                 made[text] = self.evaluate(file, ["--ppl", path, *self.windows])["ppl"]
-            for task in TASKS if self.smollm2 and self.args.tasks else ():
-                scores = self.evaluate(file, ["--task", self.tasks / f"{task}.jsonl", "--limit", 500])
+            for task in self.tasks():
+                scores = self.evaluate(file, ["--task", self.task_files / f"{task}.jsonl", "--limit",
+                                              self.args.limit])
                 made[task] = scores["acc" if task == "winogrande" else "acc_norm"]
             return made
 
+    def tasks(self) -> list:
+        return [*TASKS] if self.smollm2 and self.args.tasks else []
+
+    def row(self, flags) -> dict:
+        device = [] if self.args.device == "cpu" else ["on", self.args.device]
+        tasks = [f"{task}:{self.args.limit}" for task in self.tasks()]
+        key = " ".join(map(str, [self.args.model, *self.windows, *tasks, *self.calib[2:], *flags,
+                                 *device]))
+        return self.measured.remember(key, lambda: self.make(flags))
+
     def print(self) -> None:
-        tasks = [*TASKS] if self.smollm2 and self.args.tasks else []
+        tasks = self.tasks()
         columns = ["", "bits", "MiB", "WikiText-2", "C4", *tasks, "CPU s", "predicted", "measured"]
         print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns), flush=True)
+        rows = {name: flags for name, flags in suite(self.args.suite, self.smollm2).items()
+                if not self.args.only or any(part in name for part in self.args.only)}
+        if self.args.jobs > 1:
+            in_parallel(self.args.jobs, self.row,
+                        [flags for flags in rows.values() if LAST_BITS not in flags])
         bits = 0.0
-        for name, flags in suite(self.args.suite, self.smollm2).items():
-            if self.args.only and not any(part in name for part in self.args.only):
-                continue
-            flags = [f"{bits + 5e-5:.4f}" if flag is LAST_BITS else flag for flag in flags]
-            key = " ".join(map(str, [self.args.model, *self.windows, *tasks, *self.calib[2:], *flags]))
-            row = self.measured.remember(key, lambda: self.make(flags))
+        for name, flags in rows.items():
+            row = self.row([f"{bits + 5e-5:.4f}" if flag is LAST_BITS else flag for flag in flags])
             bits = row["bits"]
             divided = row["allocation"] or {}
             cells = [name, f"{row['bits']:.3f}", f"{row['bytes'] / 2**20:.1f}", f"{row['wiki']:.2f}",
@@ -180,9 +193,12 @@ def main() -> None:
     parser.add_argument("--smollm2", default=cache_folder() / "SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--calib-seqs", type=int, default=32)
     parser.add_argument("--windows", type=int, default=100, help="of SmolLM2")
-    parser.add_argument("--tasks", action="store_true", help="SmolLM2: also 500 items of three tasks")
+    parser.add_argument("--tasks", action="store_true", help="SmolLM2: also three tasks")
+    parser.add_argument("--limit", type=int, default=500, help="items of a task")
     parser.add_argument("--only", nargs="*", help="rows with one of these in their names")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--jobs", type=int, default=1, help="rows that are made at a time")
+    parser.add_argument("--device", default="cpu", help="of trials and evaluations: cpu or cuda")
     parser.add_argument("--results", default=cache_folder() / "mixed.jsonl")
     Table(parser.parse_args()).print()
 

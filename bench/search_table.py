@@ -18,7 +18,7 @@ import random
 import statistics
 import tempfile
 
-from measured import Measured, cache_folder, model_of, run, texts
+from measured import Measured, cache_folder, in_parallel, model_of, run, texts
 
 WEIGHTED = ["--range", "weighted"]
 MINMAX = ["--range", "minmax"]
@@ -81,14 +81,15 @@ class Table:
         self.calib = ["--calib-seqs", str(args.calib_seqs)]
         self.length = ["--calib-len", "512" if smollm2 else "256"]
         self.measured = Measured(args.results)
+        self.where = ["--threads", args.threads, "--device", args.device]
 
     def losses(self, model) -> dict:
         """Of every window, by text."""
         found = {}
         for text, file in self.tests.items():
             output, _, _ = run([self.tenfold, "eval", "--quiet", "--json", "--per-window",
-                                "--threads", self.args.threads, "--activations", "int8x2",
-                                "-m", model, "--ppl", file, *self.windows])
+                                *self.where, "--activations", "int8x2", "-m", model, "--ppl", file,
+                                *self.windows])
             found[text] = json.loads(output)["window_nll"]
         return found
 
@@ -97,25 +98,35 @@ class Table:
         def make():
             with tempfile.TemporaryDirectory(dir=self.measured.path.parent) as folder:
                 model = pathlib.Path(folder, "model.gguf")
-                _, seconds, _ = run([self.tenfold, "quantize", "--quiet", "--threads",
-                                     self.args.threads, "-m", self.source, "-o", model,
-                                     "--calib", self.calibration, *flags])
+                _, seconds, _ = run([self.tenfold, "quantize", "--quiet", *self.where, "-m",
+                                     self.source, "-o", model, "--calib", self.calibration, *flags])
                 output, _, _ = run([self.tenfold, "inspect", "--json", "-m", model])
                 return {**self.losses(model), "cpu_seconds": seconds,
                         "search": json.loads(output).get("search")}
-        return self.measured.remember(" ".join([self.source.name, *map(str, flags)]), make)
+        return self.measured.remember(self.key(" ".join(map(str, flags))), make)
 
-    def row(self, name: str, start_flags, search_flags) -> str:
+    def key(self, what: str) -> str:
+        """Of an entry; a GPU's losses are its own, and so is the course of its searches."""
+        device = [] if self.args.device == "cpu" else ["on", self.args.device]
+        return " ".join([self.source.name, what, *device])
+
+    def models(self, start_flags, search_flags) -> tuple[list, list]:
+        """The flags of each seed's model, before and after."""
         before, after = [], []
         for seed in range(self.args.seeds):
             calib = [] if "--calib-seqs" in search_flags else self.calib
             start = [*calib, *self.length, "--seed", str(seed), *start_flags]
             # Rounding that sees no text is one start for all seeds.
             looks = any(flag in start for flag in ("--method", "--passes", "weighted"))
-            before.append(self.made(start if looks else start_flags))
-            after.append(self.made([*start, "--search", "invarexplore", "--steps",
-                                    str(self.args.steps), *search_flags]))
-        full = self.measured.remember(f"{self.source.name} source", lambda: self.losses(self.source))
+            before.append(start if looks else start_flags)
+            after.append([*start, "--search", "invarexplore", "--steps", str(self.args.steps),
+                          *search_flags])
+        return before, after
+
+    def row(self, name: str, start_flags, search_flags) -> str:
+        before, after = ([self.made(flags) for flags in models]
+                         for models in self.models(start_flags, search_flags))
+        full = self.measured.remember(self.key("source"), lambda: self.losses(self.source))
         cells = [name]
         for text in self.tests:
             old, new = (mean_of_seeds([made[text] for made in models]) for models in (before, after))
@@ -138,10 +149,13 @@ class Table:
         columns = ["start", *texts, "kept: in quarters of the steps", "loss", "held out",
                    "CPU minutes"]
         print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns), flush=True)
-        for name, (start, search) in SUITES[self.args.suite].items():
-            if self.args.only and name not in self.args.only:
-                continue
-            print(self.row(name, start, search), flush=True)
+        rows = {name: flags for name, flags in SUITES[self.args.suite].items()
+                if not self.args.only or name in self.args.only}
+        if self.args.jobs > 1:
+            every = [flags for row in rows.values() for models in self.models(*row) for flags in models]
+            in_parallel(self.args.jobs, self.made, sorted(every, key=len, reverse=True))
+        for name, flags in rows.items():
+            print(self.row(name, *flags), flush=True)
 
 
 def mean_of_seeds(losses) -> list:
@@ -187,6 +201,8 @@ def main() -> None:
     add("--seeds", type=int, default=3)
     add("--calib-seqs", type=int, default=32)
     add("--threads", type=int, default=2)
+    add("--jobs", type=int, default=1, help="models that are made at a time")
+    add("--device", default="cpu", help="of searches and evaluations: cpu or cuda")
     add("--windows", type=int, help="of SmolLM2's texts, of 512 tokens; default: 100")
     add("--results", default=cache_folder() / "search.jsonl", help="what was measured so far")
     Table(parser.parse_args()).print()

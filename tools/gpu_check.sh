@@ -7,7 +7,7 @@
 #   tools/gpu_check.sh [--no-build FOLDER] [--no-models] [-o FILE]
 #
 # --no-build: FOLDER holds the programs already.
-# --no-models: leaves out the whole models (20 GB of disk, some ten minutes).
+# --no-models: leaves out the whole models (30 GB of disk, some minutes).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -70,33 +70,31 @@ bits, mib = prefill["model_size"] * 8 / prefill["model_n_params"], prefill["mode
 print("| %s | %.2f | %.0f | %.0f | %.1f | | |" % (sys.argv[1], bits, mib, prefill["avg_ts"], decode["avg_ts"]))
 ' "$1"
 }
-llama_rows() { # f16 file
-  local quantize=${LLAMA_BENCH%-bench}-quantize type
-  llama_row "llama.cpp F16" "$1"
-  for type in Q4_0 Q2_K; do
-    "$quantize" --pure "$1" "$work/llama.gguf" $type > /dev/null 2>&1
-    llama_row "llama.cpp $type" "$work/llama.gguf"
+# Of LLaMA-2-7B's shape: f16 (cuBLAS), every width, and llama.cpp's types where its CUDA build is
+# there (LLAMA_BENCH names its llama-bench).
+make_models() {
+  local width type
+  local quantize=("$(program tenfold)" quantize --quiet -m "$work/f16.gguf" --group 128 --range minmax)
+  "$(program make_synthetic)" --shape llama2-7b -o "$work/f16.gguf"
+  for width in 4 3 2 1; do "${quantize[@]}" -o "$work/q$width.gguf" --bits $width; done
+  "${quantize[@]}" -o "$work/mixed.gguf" --bits 1 --mixed 0.2
+  for type in ${LLAMA_BENCH:+Q4_0 Q2_K}; do
+    "${LLAMA_BENCH%-bench}-quantize" --pure "$work/f16.gguf" "$work/$type.gguf" "$type"
   done
 }
-# The shape in f16 (cuBLAS) and in every width, and as llama.cpp runs it where its CUDA build is
-# there (LLAMA_BENCH names its llama-bench).
-whole_models() {
-  local tenfold source width
-  tenfold=$(program tenfold) source="$work/f16.gguf"
-  "$(program make_synthetic)" --shape llama2-7b -o "$source" > /dev/null
+model_rows() {
+  local width type
   echo
   echo "LLaMA-2-7B's shape with random weights, tokens a second (\`tenfold bench --device cuda\`):"
   echo
   echo "| weights | bits | MiB a step | prefill of 512 | decode, 1 | 4 | 16 |"
   echo "|---|---|---|---|---|---|---|"
-  model_row "f16 (cuBLAS)" "$source"
-  for width in 4 3 2 1; do
-    "$tenfold" quantize --quiet -m "$source" -o "$work/q.gguf" --bits $width --group 128 \
-      --range minmax --force > /dev/null
-    model_row "q$width g128" "$work/q.gguf"
-  done
+  model_row "f16 (cuBLAS)" "$work/f16.gguf"
+  for width in 4 3 2 1; do model_row "q$width g128" "$work/q$width.gguf"; done
+  model_row "q1, 20 % of columns q4" "$work/mixed.gguf"
   if [ -n "${LLAMA_BENCH:-}" ]; then
-    llama_rows "$source"
+    llama_row "llama.cpp F16" "$work/f16.gguf"
+    for type in Q4_0 Q2_K; do llama_row "llama.cpp $type" "$work/$type.gguf"; done
   else
     echo
     echo "llama.cpp: NOT RUN, LLAMA_BENCH does not name a llama-bench with CUDA."
@@ -108,13 +106,19 @@ whole_models() {
   echo
   test_all "$tests"
   test_all "$backend_tests"
+  "$bench" > "$work/products"
+  # The CPU makes models while nothing is timed.
+  if [ "$models" = 1 ]; then make_models > "$work/made" 2>&1 & fi
   sanitize memcheck "$tests" '*'
   sanitize memcheck "$backend_tests" '*'
   # Not the products of many tokens, where it takes the barriers of some warps for none (docs/gpu.md).
   sanitize racecheck "$tests" 'CudaA*:CudaOps*:CudaReorder*:*LongRows:*ProductsOfOneInput.ManyRows'
   echo
-  "$bench"
-  [ "$models" = 0 ] || whole_models
+  cat "$work/products"
+  if [ "$models" = 1 ]; then
+    wait $! || { cat "$work/made" >&2; exit 1; }
+    model_rows
+  fi
 } | tee "$work/found"
 
 if [ -f "$output" ]; then
