@@ -100,6 +100,12 @@ class Backend {
 
   virtual void linear(std::span<const Linear> parts, const float* x, std::int64_t ldx,
                       std::int64_t tokens) = 0;
+  // The same of one product of memory of the host, on a device with memory of its own. False, and
+  // nothing done, where that device does not take such a product, or is not worth the way there.
+  virtual bool host_linear(const Linear& /*part*/, const float* /*x*/, std::int64_t /*ldx*/,
+                           std::int64_t /*tokens*/) {
+    return false;
+  }
   virtual void rms_norm(const float* x, const float* weight, float eps, std::int64_t tokens,
                         std::int64_t dim, float* y) = 0;
   virtual void layer_norm(const float* x, const float* weight, const float* bias, float eps,
@@ -141,6 +147,7 @@ struct CpuOptions {
   std::string isa;  // "": the best this machine has
   Activations activations = Activations::int8;
 };
-std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
+// device: may take large products (host_linear), and outlives the backend; or null.
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options, Backend* device = nullptr);
 
 }  // namespace tenfold

@@ -4,7 +4,8 @@ namespace tenfold {
 
 Workspace make_workspace(const DeviceOptions& options) {
   auto device = make_backend(options);
-  auto cpu = device->shares_host_memory() ? nullptr : make_cpu_backend(options.cpu);
+  if (device->shares_host_memory()) return Workspace(std::move(device));
+  auto cpu = make_cpu_backend(options.cpu, device.get());
   return Workspace(std::move(device), std::move(cpu));
 }
 

@@ -15,9 +15,11 @@ constexpr std::int64_t kElementsPerChunk =
 
 }  // namespace
 
-CpuBackend::CpuBackend(const KernelTable& kernels, int threads, Activations activations)
+CpuBackend::CpuBackend(const KernelTable& kernels, int threads, Activations activations,
+                       Backend* device)
     : kernels_(&kernels),
       activations_(activations),
+      device_(device),
       pool_(threads),
       scratch_(static_cast<std::size_t>(threads)) {}
 
@@ -111,9 +113,10 @@ void CpuBackend::nll(const float* logits, std::int64_t vocab, std::span<const st
   });
 }
 
-std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options, Backend* device) {
   const int threads = options.threads > 0 ? options.threads : default_thread_count();
-  return std::make_unique<CpuBackend>(choose_kernels(options.isa), threads, options.activations);
+  return std::make_unique<CpuBackend>(choose_kernels(options.isa), threads, options.activations,
+                                      device);
 }
 
 }  // namespace tenfold

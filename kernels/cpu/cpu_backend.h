@@ -17,7 +17,8 @@ struct AttentionTile {
 
 class CpuBackend : public Backend {
  public:
-  CpuBackend(const KernelTable& kernels, int threads, Activations activations);
+  CpuBackend(const KernelTable& kernels, int threads, Activations activations,
+             Backend* device = nullptr);
   std::string description() const override;
   void linear(std::span<const Linear> parts, const float* x, std::int64_t ldx,
               std::int64_t tokens) override;
@@ -63,6 +64,7 @@ class CpuBackend : public Backend {
     std::int64_t rows = 0, chunk_rows = 0;
     int first_chunk = 0;
   };
+  bool taken_by_device(const Linear& part, const float* x, std::int64_t ldx, std::int64_t tokens);
   void plan_part(const Linear& linear, const float* x, std::int64_t ldx, std::int64_t tokens,
                  Part& part);
   const PreparedInput& prepared_for(const MatrixView& weight, std::int64_t tokens,
@@ -74,6 +76,7 @@ class CpuBackend : public Backend {
 
   const KernelTable* kernels_;
   Activations activations_;
+  Backend* device_;
   TokenPlaces places_;
   ThreadPool pool_;
   std::vector<Scratch> scratch_;  // one a thread

@@ -209,8 +209,22 @@ void CpuBackend::run_rows(const Part& part, std::int64_t begin, std::int64_t end
   }
 }
 
+bool CpuBackend::taken_by_device(const Linear& part, const float* x, std::int64_t ldx,
+                                 std::int64_t tokens) {
+  if (device_ == nullptr) return false;
+  Linear product = part;
+  product.bias = nullptr;
+  if (!device_->host_linear(product, x, ldx, tokens)) return false;
+  if (part.bias == nullptr) return true;
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    for (std::int64_t r = 0; r < part.weight.rows; ++r) part.y[t * part.ldy + r] += part.bias[r];
+  }
+  return true;
+}
+
 void CpuBackend::linear(std::span<const Linear> parts, const float* x, std::int64_t ldx,
                         std::int64_t tokens) {
+  if (parts.size() == 1 && taken_by_device(parts.front(), x, ldx, tokens)) return;
   n_prepared_ = n_mapped_ = 0;
   int chunks = 0;
   for (std::size_t i = 0; i < parts.size(); ++i) {

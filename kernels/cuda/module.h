@@ -8,7 +8,7 @@
 namespace tenfold::cuda {
 
 // Program and module are of one build where these agree.
-inline constexpr int kModuleVersion = 2;
+inline constexpr int kModuleVersion = 3;
 
 struct ModuleOptions {
   int device = 0;

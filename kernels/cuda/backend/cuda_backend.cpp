@@ -307,6 +307,44 @@ float CudaBackend::seconds_of(std::span<const DeviceProduct> products, const Tun
 }
 
 // y^T = W x^T as cuBLAS sees it, column by column.
+void CudaBackend::multiply(const FloatProduct& p) {
+  const cudaDataType type = p.format == Format::f32   ? CUDA_R_32F
+                            : p.format == Format::f16 ? CUDA_R_16F
+                                                      : CUDA_R_16BF;
+  const float one = 1, beta = p.accumulate ? 1.0f : 0.0f;
+  const int rows = static_cast<int>(p.rows), cols = static_cast<int>(p.cols);
+  check(cublasGemmEx(cublas_, CUBLAS_OP_T, CUBLAS_OP_N, rows, static_cast<int>(p.tokens), cols,
+                     &one, p.weight, type, cols, p.x, type, static_cast<int>(p.ldx), &beta, p.y,
+                     CUDA_R_32F, static_cast<int>(p.ldy), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+        "multiply by float weights");
+}
+
+// What the quantizer's own arithmetic is made of: float32, contiguous.
+bool CudaBackend::host_linear(const Linear& part, const float* x, std::int64_t ldx,
+                              std::int64_t tokens) {
+  constexpr std::int64_t kWorthTheWay = 1 << 24;  // products; fewer the CPU has made by then
+  const MatrixView& weight = part.weight;
+  if (weight.n_bands != 1 || weight.bands.front().format != Format::f32 ||
+      weight.map.source != nullptr || weight.map.factor != nullptr || part.bias != nullptr ||
+      ldx != weight.cols || part.ldy != weight.rows ||
+      weight.rows * weight.cols * tokens < kWorthTheWay) {
+    return false;
+  }
+  weights_.next_operation();
+  const auto n = static_cast<std::size_t>(weight.rows), k = static_cast<std::size_t>(weight.cols),
+             m = static_cast<std::size_t>(tokens);
+  auto* w = scratch<float>(host_weight_, n * k);
+  auto* from = scratch<float>(host_x_, m * k);
+  auto* y = scratch<float>(host_y_, m * n);
+  to_device(w, weight.bands.front().codes, n * k * sizeof(float));
+  to_device(from, x, m * k * sizeof(float));
+  if (part.accumulate) to_device(y, part.y, m * n * sizeof(float));
+  multiply(
+      {w, from, Format::f32, weight.rows, weight.cols, tokens, ldx, part.ldy, y, part.accumulate});
+  to_host(part.y, y, m * n * sizeof(float));
+  return true;
+}
+
 void CudaBackend::float_product(const Linear& part, const DeviceMatrix& matrix, std::size_t index,
                                 const float* x, std::int64_t ldx, std::int64_t tokens, bool first) {
   const DeviceBand& band = matrix.table.bands[index];
@@ -323,16 +361,8 @@ void CudaBackend::float_product(const Linear& part, const DeviceMatrix& matrix, 
     input = converted;
     ld_input = cols;
   }
-  const cudaDataType type = band.format == Format::f32   ? CUDA_R_32F
-                            : band.format == Format::f16 ? CUDA_R_16F
-                                                         : CUDA_R_16BF;
-  const float one = 1, beta = part.accumulate || !first ? 1.0f : 0.0f;
-  check(
-      cublasGemmEx(cublas_, CUBLAS_OP_T, CUBLAS_OP_N, static_cast<int>(matrix.rows),
-                   static_cast<int>(tokens), static_cast<int>(cols), &one, band.segments, type,
-                   static_cast<int>(cols), input, type, static_cast<int>(ld_input), &beta, part.y,
-                   CUDA_R_32F, static_cast<int>(part.ldy), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
-      "multiply by float weights");
+  multiply({band.segments, input, band.format, matrix.rows, cols, tokens, ld_input, part.ldy,
+            part.y, part.accumulate || !first});
   if (!first || part.bias == nullptr) return;
   check(add_bias(part.y, weights_.values(part.bias, matrix.rows), tokens, matrix.rows, part.y,
                  part.ldy, false, stream_),

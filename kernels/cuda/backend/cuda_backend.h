@@ -44,6 +44,8 @@ class CudaBackend : public Backend {
 
   void linear(std::span<const Linear> parts, const float* x, std::int64_t ldx,
               std::int64_t tokens) override;
+  bool host_linear(const Linear& part, const float* x, std::int64_t ldx,
+                   std::int64_t tokens) override;
   void rms_norm(const float* x, const float* weight, float eps, std::int64_t tokens,
                 std::int64_t dim, float* y) override;
   void layer_norm(const float* x, const float* weight, const float* bias, float eps,
@@ -95,6 +97,16 @@ class CudaBackend : public Backend {
   float seconds_of(std::span<const DeviceProduct> products, const Tuning& tuning);
   void float_product(const Linear& part, const DeviceMatrix& matrix, std::size_t band,
                      const float* x, std::int64_t ldx, std::int64_t tokens, bool first);
+  // Rows of float weights without gaps, x [tokens, ldx] of the same type.
+  struct FloatProduct {
+    const void* weight = nullptr;
+    const void* x = nullptr;
+    Format format = Format::f32;
+    std::int64_t rows = 0, cols = 0, tokens = 0, ldx = 0, ldy = 0;
+    float* y = nullptr;
+    bool accumulate = false;
+  };
+  void multiply(const FloatProduct& product);
 
   Activations activations_;
   cudaDeviceProp properties_{};
@@ -111,6 +123,7 @@ class CudaBackend : public Backend {
   std::size_t n_prepared_ = 0;
   std::vector<DeviceProduct> products_;  // of the group at hand that wait for their launch
   Scratch pinned_, converted_, attention_, targets_, nll_, places_memory_;
+  Scratch host_weight_, host_x_, host_y_;  // copies of what the host has
   DevicePlaces places_;
   std::vector<std::int32_t> flat_places_;
 };
