@@ -6,9 +6,12 @@
 //
 //   cuda_bench [--quick | --profile | --tune]
 //
-// --quick: of the packed widths only 2 and 4 bits g128. --profile: one launch of 2 bits, for ncu.
-// --tune: the best of the ways to launch a product, for each width and number of tokens, beside the
-// default.
+// "q4 + q1" is a matrix of two bands (g128), a fifth of its columns in the first; "q4, q1" the same
+// with a launch for each.
+//
+// --quick: of the packed widths only 2 and 4 bits g128 and 4 beside 1. --profile: one launch of 2
+// bits, for ncu. --tune: the best of the ways to launch a product, for each width and number of
+// tokens, beside the default.
 
 #include <cublas_v2.h>
 #include <cuda_fp16.h>
@@ -20,6 +23,7 @@
 #include <cstring>
 #include <random>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "bench/cuda_operations.h"
@@ -99,28 +103,30 @@ struct FileBand {
   Band band;
 };
 
-// Random activations of a band, rounded on the device.
+// Random activations of a matrix, rounded on the device.
 class Input {
  public:
-  Input(int tokens, int cols, int block)
-      : bands_{{0, cols, block}},
+  Input(int tokens, std::vector<cuda::ActivationBand> bands)
+      : bands_(std::move(bands)),
         tokens_(tokens),
-        x_(random_floats(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(cols))),
+        cols_(bands_.back().col_begin + bands_.back().cols),
+        x_(random_floats(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(cols_))),
         prepared_(cuda::activation_bytes(bands_, tokens)) {
     prepare(nullptr);
   }
+  int tokens() const { return tokens_; }
   void prepare(cudaStream_t stream) const {
-    const cuda::ActivationSource from{x_.as<float>(), bands_[0].cols, nullptr, nullptr, 4};
+    const cuda::ActivationSource from{x_.as<float>(), cols_, nullptr, nullptr, 4};
     check(cuda::launch_prepare(from, bands_, tokens_, prepared_.as<std::byte>(), stream),
           "launch_prepare");
   }
-  cuda::DeviceInput view() const {
-    return cuda::lay_out_activations(bands_, tokens_, prepared_.as<std::byte>())[0];
+  cuda::DeviceInput view(std::size_t band) const {
+    return cuda::lay_out_activations(bands_, tokens_, prepared_.as<std::byte>())[band];
   }
 
  private:
-  std::array<cuda::ActivationBand, 1> bands_;
-  int tokens_;
+  std::vector<cuda::ActivationBand> bands_;
+  int tokens_, cols_;
   Memory x_, prepared_;
 };
 
@@ -138,56 +144,98 @@ cuda::DeviceLimits limits_of_device() {
   return limits;
 }
 
+struct Width {
+  const char* name;
+  Format format;
+  std::int64_t group;
+  // Where a fifth of the columns has 4 bits: in one launch, or in one for each band.
+  enum { one_band, mixed, apart } bands = one_band;
+};
+
 // A matrix of random weights, several times over.
 class Packed {
  public:
-  Packed(Shape shape, Format format, std::int64_t group) : shape_(shape) {
+  Packed(Shape shape, const Width& width) : shape_(shape), apart_(width.bands == Width::apart) {
+    const int first = width.bands == Width::one_band ? 0 : shape.cols / 5 / 16 * 16;
     std::mt19937 random(1);
-    const FileBand file(shape, format, group, random);
-    const cuda::DeviceWeights made = cuda::device_weights(file.band, shape.rows);
-    while (copies_.size() * made.segments.size() < kRotate) copies_.emplace_back(made.segments);
-    band_ = {format, MinKind::zero, made.block, shape.cols, made.segment_bytes, nullptr, nullptr};
-    bytes_ = file.bytes();
+    if (first > 0) add({shape.name, shape.rows, first}, Format::q4, width.group, random);
+    add({shape.name, shape.rows, shape.cols - first}, width.format, width.group, random);
+    std::size_t bytes = 0;
+    for (const OneBand& band : bands_) bytes += band.weights.size();
+    for (OneBand& band : bands_) {
+      for (std::size_t n = 0; n < kRotate; n += bytes) band.copies.emplace_back(band.weights);
+      band.weights = {};
+    }
   }
   std::int64_t bytes() const { return bytes_; }
-  int block() const { return band_.block; }
+  Input input(int tokens) const {
+    std::vector<cuda::ActivationBand> cuts;
+    int begin = 0;
+    for (const OneBand& band : bands_) {
+      cuts.push_back({begin, band.on_device.cols, band.on_device.block});
+      begin += band.on_device.cols;
+    }
+    return {tokens, cuts};
+  }
 
   // Microseconds of a product.
   double time(const Input& input, const cuda::Tuning& tuning) const {
-    static const cuda::DeviceLimits limits = limits_of_device();
-    const int tokens = input.view().tokens;
-    const Memory y(static_cast<std::size_t>(shape_.rows) * static_cast<std::size_t>(tokens) *
-                   sizeof(float));
-    cuda::DeviceProduct product;
-    product.n_bands = 1;
-    product.bands[0] = band_;
-    product.x[0] = input.view();
-    product.y = y.as<float>();
-    product.ldy = product.rows = shape_.rows;
-    return time_us(
-        std::max<std::size_t>(copies_.size(), 20), [&](std::size_t run, cudaStream_t stream) {
-          product.bands[0].segments = copies_[run % copies_.size()].as<std::byte>();
-          check(cuda::launch_linear({&product, 1}, limits, stream, tuning), "launch_linear");
-        });
+    const Memory y(static_cast<std::size_t>(shape_.rows) *
+                   static_cast<std::size_t>(input.tokens()) * sizeof(float));
+    const std::size_t copies = bands_[0].copies.size();
+    return time_us(std::max<std::size_t>(copies, 20), [&](std::size_t run, cudaStream_t stream) {
+      cuda::DeviceProduct product;
+      product.y = y.as<float>();
+      product.ldy = product.rows = shape_.rows;
+      for (std::size_t b = 0; b < bands_.size(); ++b) {
+        const int at = product.n_bands++;
+        product.bands[at] = bands_[b].on_device;
+        product.bands[at].segments = bands_[b].copies[run % copies].as<std::byte>();
+        product.x[at] = input.view(b);
+        if (!apart_ && b + 1 < bands_.size()) continue;
+        launch(product, stream, tuning);
+        product.n_bands = 0;
+        product.accumulate = true;
+      }
+    });
   }
 
  private:
+  struct OneBand {
+    cuda::DeviceBand on_device;
+    std::vector<std::byte> weights;
+    std::vector<Memory> copies;
+  };
+  void add(Shape shape, Format format, std::int64_t group, std::mt19937& random) {
+    const FileBand file(shape, format, group, random);
+    cuda::DeviceWeights made = cuda::device_weights(file.band, shape.rows);
+    OneBand& band = bands_.emplace_back();
+    band.on_device = {format,  MinKind::zero, made.block, shape.cols, made.segment_bytes,
+                      nullptr, nullptr};
+    band.weights = std::move(made.segments);
+    bytes_ += file.bytes();
+  }
+  static void launch(const cuda::DeviceProduct& product, cudaStream_t stream,
+                     const cuda::Tuning& tuning) {
+    static const cuda::DeviceLimits limits = limits_of_device();
+    check(cuda::launch_linear({&product, 1}, limits, stream, tuning), "launch_linear");
+  }
+
   Shape shape_;
-  std::vector<Memory> copies_;
-  cuda::DeviceBand band_;
+  bool apart_;
+  std::vector<OneBand> bands_;  // those of more bits first
   std::int64_t bytes_ = 0;
 };
 
 double time_packed(const Packed& weights, Shape shape, int tokens, double bandwidth,
                    const char* name) {
-  const Input input(tokens, shape.cols, weights.block());
-  const double us = weights.time(input, {});
+  const double us = weights.time(weights.input(tokens), {});
   print_row(name, shape.name, tokens, us, static_cast<double>(weights.bytes()), bandwidth);
   return us;
 }
 
 void time_prepare(Shape shape, int tokens) {
-  const Input input(tokens, shape.cols, 128);
+  const Input input(tokens, {{0, shape.cols, 128}});
   const double us = time_us(20, [&](std::size_t, cudaStream_t stream) { input.prepare(stream); });
   std::printf("| rounding | %d columns | %3d | %7.2f |       |       |\n", shape.cols, tokens, us);
 }
@@ -224,16 +272,17 @@ void print_layers(const char* name, int tokens, double us) {
               kLayers * us);
 }
 
-struct Width {
-  const char* name;
-  Format format;
-  std::int64_t group;
-};
-constexpr Width kWidths[] = {{"q1 g128", Format::q1, 128}, {"q2 g128", Format::q2, 128},
-                             {"q3 g128", Format::q3, 128}, {"q4 g128", Format::q4, 128},
-                             {"q2 g64", Format::q2, 64},   {"q4 g32", Format::q4, 32},
-                             {"q8 g128", Format::q8, 128}};
-constexpr Width kQuickWidths[] = {kWidths[1], kWidths[3]};
+constexpr Width kWidths[] = {{"q1 g128", Format::q1, 128},
+                             {"q2 g128", Format::q2, 128},
+                             {"q3 g128", Format::q3, 128},
+                             {"q4 g128", Format::q4, 128},
+                             {"q2 g64", Format::q2, 64},
+                             {"q4 g32", Format::q4, 32},
+                             {"q8 g128", Format::q8, 128},
+                             {"q4 + q1", Format::q1, 128, Width::mixed},
+                             {"q4, q1", Format::q1, 128, Width::apart},
+                             {"q4 + q2", Format::q2, 128, Width::mixed}};
+constexpr Width kQuickWidths[] = {kWidths[1], kWidths[3], kWidths[7], kWidths[8]};
 
 void print_table(std::span<const Width> widths) {
   cudaDeviceProp device;
@@ -251,7 +300,7 @@ void print_table(std::span<const Width> widths) {
   for (const Width& width : widths) {
     std::array<double, std::size(kTokens)> all{};
     for (const Shape shape : kShapes) {
-      const Packed weights(shape, width.format, width.group);
+      const Packed weights(shape, width);
       for (std::size_t i = 0; i < all.size(); ++i) {
         all[i] += time_packed(weights, shape, kTokens[i], bandwidth, width.name);
       }
@@ -275,9 +324,9 @@ void print_tuning() {
   std::printf("|---|---|---|---|---|---|\n");
   for (const Width& width : kWidths) {
     for (const Shape shape : kShapes) {
-      const Packed weights(shape, width.format, width.group);
+      const Packed weights(shape, width);
       for (const int tokens : kTokens) {
-        const Input input(tokens, shape.cols, weights.block());
+        const Input input = weights.input(tokens);
         double best = 1e30;
         cuda::Tuning with;
         for (const cuda::Tuning& tuning : cuda::tuning_candidates(tokens)) {
@@ -300,7 +349,7 @@ int main(int argc, char** argv) {
   const char* what = argc > 1 ? argv[1] : "";
   if (std::strcmp(what, "--profile") == 0) {
     const tenfold::Shape shape = tenfold::kShapes[2];
-    tenfold::time_packed(tenfold::Packed(shape, tenfold::Format::q2, 128), shape, 1, 1, "q2 g128");
+    tenfold::time_packed(tenfold::Packed(shape, tenfold::kWidths[1]), shape, 1, 1, "q2 g128");
   } else if (std::strcmp(what, "--tune") == 0) {
     tenfold::print_tuning();
   } else if (std::strcmp(what, "--quick") == 0) {

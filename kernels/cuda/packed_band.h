@@ -2,6 +2,7 @@
 // One band of products that share an input, between packed_linear.cu and the formats' units.
 
 #include <cstdint>
+#include <optional>
 
 #include "kernels/cuda/packed_linear.h"
 #include "kernels/formats/all.h"
@@ -30,5 +31,9 @@ struct BandProduct {
 template <typename F>
 cudaError_t launch_band(const BandProduct& product, const DeviceLimits& limits, cudaStream_t stream,
                         const Tuning& tuning);
+
+// Both bands of the same products in one launch; nothing where each has to have its own.
+std::optional<cudaError_t> launch_pair(const BandProduct (&bands)[2], const DeviceLimits& limits,
+                                       cudaStream_t stream, const Tuning& tuning);
 
 }  // namespace tenfold::cuda

@@ -222,15 +222,16 @@ __device__ __forceinline__ void put_sums(const float (&acc)[n_tiles][n_own][2], 
   }
 }
 
-// A thread for each row and token: of 8, even ones come first, whose sums lie in different banks.
+// Thread i's row and token: of 8, even ones come first, whose sums lie in different banks.
 template <int n_tokens>
-__device__ __forceinline__ void finish_decode(const BandProduct& a, int first_token, int panel,
-                                              const float* sums) {
-  const auto threads = static_cast<int>(blockDim.x);
-  for (auto i = static_cast<int>(threadIdx.x); i < kPanelRows * n_tokens; i += threads) {
-    const int row = i % 8 + i / (8 * n_tokens) * 8, nth = i / 8 % n_tokens;
-    const int token = n_tokens == 4 ? nth : nth / 8 * 8 + nth % 4 * 2 + nth / 4 % 2;
-    if (first_token + token >= a.x.tokens) continue;
+struct DecodeCell {
+  int row, token;
+  __device__ __forceinline__ explicit DecodeCell(int i) : row(i % 8 + i / (8 * n_tokens) * 8) {
+    const int nth = i / 8 % n_tokens;
+    token = n_tokens == 4 ? nth : nth / 8 * 8 + nth % 4 * 2 + nth / 4 % 2;
+  }
+  // Over the slices of a band.
+  __device__ __forceinline__ float total(const float* sums) const {
     const float* from = sums + token * DecodeSums<n_tokens>::kToken + row;
     float quarters[kQuarters] = {};
 #pragma unroll
@@ -241,8 +242,21 @@ __device__ __forceinline__ void finish_decode(const BandProduct& a, int first_to
     float total = 0;
 #pragma unroll
     for (const float quarter : quarters) total = __fadd_rn(total, quarter);
+    return total;
+  }
+};
+
+template <int n_tokens>
+__device__ __forceinline__ void finish_decode(const BandProduct& a, int first_token, int panel,
+                                              const float* sums) {
+  const auto threads = static_cast<int>(blockDim.x);
+  for (auto i = static_cast<int>(threadIdx.x); i < kPanelRows * n_tokens; i += threads) {
+    const DecodeCell<n_tokens> cell(i);
+    if (first_token + cell.token >= a.x.tokens) continue;
+    const float total = cell.total(sums);
     const BandPart part = part_of(a, panel);
-    store(part, (panel - part.first_panel) * kPanelRows + row, first_token + token, total);
+    store(part, (panel - part.first_panel) * kPanelRows + cell.row, first_token + cell.token,
+          total);
   }
 }
 

@@ -166,13 +166,15 @@ __device__ __forceinline__ float2 halves(unsigned pair) {
   return __half22float2(reinterpret_cast<const __half2&>(pair));
 }
 
+inline constexpr int kBitBytes = kPanelRows * kSegmentCols / 8;  // of a segment's codes
+
 // A segment's weights and factors, on their way or here.
 template <typename F, int block, int min_kind>
 struct Segment {
   static constexpr int kGroups = kSegmentCols / block;
   static constexpr int kMins = min_kind == 0 ? kGroups / 2 : min_kind == 2 ? kGroups : 0;
   static constexpr int kFactors = kGroups + kMins;  // dwords of a lane group
-  static constexpr int kCodeBytes = F::bits * 512;
+  static constexpr int kCodeBytes = F::bits * kBitBytes;
   static constexpr int kFactorBytes = factor_bytes(block, min_kind);
   // Of a warp's segment in shared memory, where it lies as in global memory.
   static constexpr int kStageBytes = kCodeBytes + 8 * 4 * kFactors;
@@ -259,12 +261,15 @@ __device__ __forceinline__ BandPart part_of(const BandProduct& a, int panel) {
   return part;
 }
 
-// y of a part's row and a token from the sum over a band.
+// What y becomes in a part's row, from the sum over a band.
+__device__ __forceinline__ float updated(const BandPart& part, int row, const float* y, float sum) {
+  if (part.bias != nullptr) sum = __fadd_rn(sum, part.bias[row]);
+  return part.accumulate ? __fadd_rn(*y, sum) : sum;
+}
 __device__ __forceinline__ void store(const BandPart& part, int row, int token, float sum) {
   if (row >= part.rows) return;
   float* y = part.y + token * part.ldy + row;
-  if (part.bias != nullptr) sum = __fadd_rn(sum, part.bias[row]);
-  *y = part.accumulate ? __fadd_rn(*y, sum) : sum;
+  *y = updated(part, row, y, sum);
 }
 
 }  // namespace detail

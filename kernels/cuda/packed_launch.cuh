@@ -53,7 +53,29 @@ Tuning decode_tuning(Tuning t) {
   return t;
 }
 
-// Runs of n_tokens tokens, one after the other.
+struct DecodeRuns {
+  int panels, tokens, n_tokens;  // the last of a run
+  int threads, shared;           // of a thread block
+};
+
+// One run after the other, each with as many thread blocks as reside.
+template <auto kernel, typename Products>
+cudaError_t launch_runs(const Products& a, const DecodeRuns& runs, DecodeShape shape,
+                        const DeviceLimits& limits, cudaStream_t stream) {
+  int registers = 0;
+  cudaError_t error = registers_of<kernel>(limits, &registers);
+  if (error != cudaSuccess) return error;
+  const int resident =
+      resident_blocks(limits, registers, runs.threads, runs.shared) * limits.processors;
+  const auto grid = static_cast<unsigned>(std::min(runs.panels, resident));
+  for (; shape.first_token < runs.tokens && error == cudaSuccess;
+       shape.first_token += runs.n_tokens) {
+    error = launch(stream, grid, static_cast<unsigned>(runs.threads),
+                   static_cast<std::size_t>(runs.shared), kernel, a, shape);
+  }
+  return error;
+}
+
 template <typename F, int block, int min_kind, int n_tokens>
 cudaError_t launch_decode(const BandProduct& a, const DeviceLimits& limits, cudaStream_t stream,
                           const Tuning& tuning) {
@@ -76,23 +98,20 @@ cudaError_t launch_decode(const BandProduct& a, const DeviceLimits& limits, cuda
       return cudaErrorInvalidValue;
     }
   }
-  constexpr auto kernel = packed_decode<F, block, min_kind, n_tokens>;
-  int registers = 0;
-  cudaError_t error = registers_of<kernel>(limits, &registers);
-  if (error != cudaSuccess) return error;
-  const int threads = 32 * t.decode_warps;
-  const int resident = resident_blocks(limits, registers, threads, shared()) * limits.processors;
-  const auto grid = static_cast<unsigned>(std::min(a.panels, resident));
   const int ring_bytes = t.stages * Segment<F, block, min_kind>::kStageBytes;
-  for (int token = 0; token < a.x.tokens && error == cudaSuccess; token += n_tokens) {
-    error = launch(stream, grid, static_cast<unsigned>(threads), static_cast<std::size_t>(shared()),
-                   kernel, a, DecodeShape{t.stages, ring_bytes, token});
-  }
-  return error;
+  return launch_runs<packed_decode<F, block, min_kind, n_tokens>>(
+      a, {a.panels, a.x.tokens, n_tokens, 32 * t.decode_warps, shared()}, {t.stages, ring_bytes, 0},
+      limits, stream);
 }
 
 // Three runs of 16 tokens take less than a tile of 64, on an H100 too.
 inline constexpr int kMostDecodeTokens = 48;
+
+// Tokens of a run or a tile, of more than 4.
+inline int tile_of(int tokens, const Tuning& tuning) {
+  if (tuning.tile_tokens != 0) return tuning.tile_tokens;
+  return tokens <= 8 ? 8 : tokens <= kMostDecodeTokens ? 16 : kGemmTokens;
+}
 
 // As many rows as may share a tile. Where that leaves processors idle, few, whose columns four
 // warps share if there is room for their activations.
@@ -146,18 +165,19 @@ cudaError_t by_tokens(const BandProduct& a, const DeviceLimits& limits, cudaStre
   if (a.x.tokens <= 4) {
     return launch_decode<F, block, min_kind, 4>(a, limits, stream, tuning);
   }
-  const int tile = tuning.tile_tokens != 0           ? tuning.tile_tokens
-                   : a.x.tokens <= 8                 ? 8
-                   : a.x.tokens <= kMostDecodeTokens ? 16
-                                                     : kGemmTokens;
-  if (tile == 8) return launch_decode<F, block, min_kind, 8>(a, limits, stream, tuning);
-  if (tile == 16) {
-    // Of 32 columns' blocks, registers have no room for the factors of 16 tokens.
-    constexpr int n_tokens = block == 32 ? 8 : 16;
-    return launch_decode<F, block, min_kind, n_tokens>(a, limits, stream, tuning);
+  switch (tile_of(a.x.tokens, tuning)) {
+    case 8:
+      return launch_decode<F, block, min_kind, 8>(a, limits, stream, tuning);
+    case 16: {
+      // Of 32 columns' blocks, registers have no room for the factors of 16 tokens.
+      constexpr int n_tokens = block == 32 ? 8 : 16;
+      return launch_decode<F, block, min_kind, n_tokens>(a, limits, stream, tuning);
+    }
+    case kGemmTokens:
+      return launch_gemm<F, block, min_kind>(a, limits, stream, tuning);
+    default:
+      return cudaErrorInvalidValue;
   }
-  if (tile != kGemmTokens) return cudaErrorInvalidValue;
-  return launch_gemm<F, block, min_kind>(a, limits, stream, tuning);
 }
 
 template <typename F, int block>

@@ -101,6 +101,13 @@ cudaError_t launch_linear(std::span<const DeviceProduct> products, const DeviceL
   }
   for (int b = 0; b < first.n_bands; ++b) {
     if (first.x[b].tokens < 1) return cudaErrorInvalidValue;
+  }
+  if (first.n_bands == 2) {
+    const BandProduct bands[] = {band_of(products, 0), band_of(products, 1)};
+    const auto error = launch_pair(bands, limits, stream, tuning);
+    if (error) return *error;
+  }
+  for (int b = 0; b < first.n_bands; ++b) {
     const cudaError_t error = launch_one(band_of(products, b), limits, stream, tuning);
     if (error != cudaSuccess) return error;
   }

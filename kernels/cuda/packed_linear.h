@@ -79,9 +79,10 @@ std::vector<Tuning> tuning_candidates(int tokens);
 // The same input and bands alike but for the weights and the rows.
 bool share_a_launch(const DeviceProduct& a, const DeviceProduct& b);
 
-// y of each product: at most kMaxParts, which share a launch for each band. cudaErrorInvalidValue
-// for what is not as said above or does not fit into the device's shared memory. The sums of a
-// token do not depend on what other tokens there are. Weights may be on their way while what comes
+// y of each product: at most kMaxParts, which share a launch for each band, or, of few tokens, one
+// for two bands of blocks of 128. cudaErrorInvalidValue for what is not as said above or does not
+// fit into the device's shared memory. The sums of a token do not depend on what other tokens there
+// are, nor on the launches. Weights may be on their way while what comes
 // before in the stream still runs (launch.cuh).
 cudaError_t launch_linear(std::span<const DeviceProduct> products, const DeviceLimits& limits,
                           cudaStream_t stream, const Tuning& tuning = {});

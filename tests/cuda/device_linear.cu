@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <span>
+#include <stdexcept>
 
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/device_layout.h"
@@ -108,6 +109,33 @@ cuda::DeviceProduct product_of(const MatrixView& weight,
   return product;
 }
 
+// Kernels that `work` launches.
+template <typename Work>
+int count_launches(const Work& work) {
+  cudaStream_t stream;
+  cudaGraph_t graph;
+  std::size_t nodes = 0;
+  check_cuda(cudaStreamCreate(&stream), "stream");
+  check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+  work(stream);
+  check_cuda(cudaStreamEndCapture(stream, &graph), "capture");
+  check_cuda(cudaGraphGetNodes(graph, nullptr, &nodes), "nodes");
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(stream);
+  return static_cast<int>(nodes);
+}
+
+std::vector<cuda::DeviceProduct> of_band(std::span<const cuda::DeviceProduct> products, int band) {
+  std::vector<cuda::DeviceProduct> result(products.begin(), products.end());
+  for (cuda::DeviceProduct& product : result) {
+    product.n_bands = 1;
+    product.bands[0] = product.bands[band];
+    product.x[0] = product.x[band];
+    if (band > 0) product.bias = nullptr, product.accumulate = true;
+  }
+  return result;
+}
+
 void launch(std::span<const cuda::DeviceProduct> products, const DeviceRun& run) {
   cuda::DeviceLimits limits;
   check_cuda(cuda::device_limits(0, &limits), "device_limits");
@@ -115,10 +143,20 @@ void launch(std::span<const cuda::DeviceProduct> products, const DeviceRun& run)
     limits.shared_per_block = std::min(limits.shared_per_block, run.shared_per_block);
   }
   const LaunchShape& s = run.shape;
-  check_cuda(cuda::launch_linear(products, limits, nullptr,
-                                 {s.decode_warps, s.tile_tokens, s.panels, s.ways, s.stages}),
-             "launch_linear");
+  const cuda::Tuning tuning{s.decode_warps, s.tile_tokens, s.panels, s.ways, s.stages};
+  const auto work = [&](cudaStream_t stream) {
+    for (int band = 0; run.by_band && band < products[0].n_bands; ++band) {
+      check_cuda(cuda::launch_linear(of_band(products, band), limits, stream, tuning),
+                 "launch_linear");
+    }
+    if (run.by_band) return;
+    check_cuda(cuda::launch_linear(products, limits, stream, tuning), "launch_linear");
+  };
+  work(nullptr);
   check_cuda(cudaDeviceSynchronize(), "product");
+  if (run.launches >= 0 && count_launches(work) != run.launches) {
+    throw std::runtime_error("another number of launches");
+  }
 }
 
 }  // namespace
@@ -165,9 +203,10 @@ std::vector<float> device_linear(const MatrixView& weight, const std::vector<flo
 }
 
 std::vector<std::vector<float>> device_linear_group(const std::vector<MatrixView>& weights,
-                                                    const std::vector<float>& x, int tokens) {
+                                                    const std::vector<float>& x, int tokens,
+                                                    const DeviceRun& run) {
   Memory memory;
-  const auto input = prepare(weights[0], x, tokens, DeviceRun().outlier, memory);
+  const auto input = prepare(weights[0], x, tokens, run.outlier, memory);
   std::vector<cuda::DeviceProduct> products;
   for (const MatrixView& weight : weights) {
     products.push_back(product_of(weight, input, memory));
@@ -175,7 +214,7 @@ std::vector<std::vector<float>> device_linear_group(const std::vector<MatrixView
         memory.copy(std::vector<float>(static_cast<std::size_t>(weight.rows * tokens)));
     products.back().ldy = weight.rows;
   }
-  launch(products, {});
+  launch(products, run);
   std::vector<std::vector<float>> y;
   for (const cuda::DeviceProduct& product : products) {
     y.push_back(from_device(product.y, static_cast<std::size_t>(product.rows * tokens)));

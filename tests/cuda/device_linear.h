@@ -35,12 +35,16 @@ struct DeviceRun {
   std::int64_t ldy = 0;
   LaunchShape shape;
   int shared_per_block = 0;  // bytes, where another device has less; 0: all
+  bool by_band = false;      // as products of one band each
+  int launches = -1;         // kernels that the product takes, where that is to be checked
 };
 // y: [tokens, run.ldy], what it held before.
 std::vector<float> device_linear(const MatrixView& weight, const std::vector<float>& x, int tokens,
                                  std::vector<float> y, const DeviceRun& run);
-// The products of matrices that share an input and a launch. y: [matrices][tokens, rows].
+// The products of matrices that share an input and a launch; of `run` how they are launched. y:
+// [matrices][tokens, rows].
 std::vector<std::vector<float>> device_linear_group(const std::vector<MatrixView>& weights,
-                                                    const std::vector<float>& x, int tokens);
+                                                    const std::vector<float>& x, int tokens,
+                                                    const DeviceRun& run = {});
 
 }  // namespace tenfold

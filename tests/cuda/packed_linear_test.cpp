@@ -2,6 +2,7 @@
 // over odd shapes and numbers of tokens. Against double within a derived tolerance, likewise
 // against the scalar kernels; the same bits twice, and for a token alone and among others.
 
+#include <array>
 #include <cmath>
 #include <deque>
 #include <limits>
@@ -139,6 +140,161 @@ TEST_F(CudaPackedLinear, BandsOfDifferentFormats) {
       if (HasFatalFailure()) return;
     }
   }
+}
+
+// Two bands of 128 columns' blocks in one launch: the same bits as a launch for each.
+class CudaTwoBands : public CudaPackedLinear {
+ protected:
+  struct Half {
+    Format format;
+    MinKind min_kind;
+    std::int64_t group = 128;
+  };
+  static PackedMatrix mixed(Extent extent, std::int64_t edge, Half high, Half low) {
+    return PackedMatrix(extent.rows, extent.cols,
+                        {{high.format, high.min_kind, 0, edge, high.group},
+                         {low.format, low.min_kind, edge, extent.cols, low.group}},
+                        true);
+  }
+  static void check_one_launch(const PackedMatrix& matrix, int tokens, const Extras& extras = {},
+                               LaunchShape shape = {}, int times = 1) {
+    const std::int64_t rows = matrix.view.rows, ldy = rows + extras.gap;
+    const std::vector<float> x = activations_with_outliers(tokens, matrix.view.cols);
+    const std::vector<float> bias = random_floats(static_cast<std::size_t>(rows), 3);
+    const std::vector<float> y0 = random_floats(static_cast<std::size_t>(ldy * tokens), 4);
+    DeviceRun run;
+    run.bias = extras.bias ? bias.data() : nullptr;
+    run.accumulate = extras.accumulate;
+    run.ldy = ldy;
+    run.outlier = extras.outlier;
+    run.by_band = true;
+    const std::vector<float> expected = device_linear(matrix.view, x, tokens, y0, run);
+    run.by_band = false;
+    run.shape = shape;
+    const int run_tokens = shape.tile_tokens != 0 ? shape.tile_tokens : 16;
+    run.launches = (tokens + run_tokens - 1) / run_tokens;
+    for (int i = 0; i < times; ++i) {
+      ASSERT_EQ(expected, device_linear(matrix.view, x, tokens, y0, run))
+          << matrix.description << ", " << tokens << " tokens";
+    }
+  }
+};
+
+constexpr Format kHighFormats[] = {Format::q4, Format::q8, Format::q3, Format::q2, Format::q1};
+
+// Against double as well; each pair with one of the numbers of tokens, shapes and edges in turn.
+TEST_F(CudaTwoBands, EveryFormatAndMinimum) {
+  std::size_t turn = 0;
+  for (const Format high : kHighFormats) {
+    for (const Format low : packed_formats()) {
+      for (const MinKind min : kMinKinds) {
+        const int tokens = std::array{1, 2, 4, 5, 8, 16, 33}[turn % 7];
+        const std::int64_t edge = std::array{1, 128, 300, 511}[turn % 4];
+        const MinKind high_min = kMinKinds[turn / 3 % 3];
+        const PackedMatrix matrix = mixed({21, 800}, edge, {high, high_min}, {low, min});
+        const Extras extras{turn % 2 == 0, turn % 3 == 0, turn % 5 == 0 ? 3 : 0};
+        check_one_launch(matrix, tokens, extras);
+        if (turn % 4 == 0) check(matrix, tokens, extras);
+        if (HasFatalFailure()) return;
+        ++turn;
+      }
+    }
+  }
+}
+
+// The second time, too.
+TEST_F(CudaTwoBands, EveryNumberOfTokensAndEdge) {
+  for (const int tokens : {1, 2, 4, 5, 8, 16, 33}) {
+    for (const std::int64_t edge : {16, 256, 816, 2000}) {
+      for (const std::int64_t group : {128, 0}) {
+        const PackedMatrix matrix = mixed({19, 2100}, edge, {Format::q4, MinKind::zero, group},
+                                          {Format::q1, MinKind::f16, group});
+        check_one_launch(matrix, tokens, {.outlier = group == 0 ? 0.0f : 4.0f}, {}, 2);
+        if (tokens == 5) check(matrix, tokens);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+// More segments than slices in both.
+TEST_F(CudaTwoBands, LongRows) {
+  for (const int tokens : {1, 4, 7, 16}) {
+    check_one_launch(
+        mixed({20, 11008}, 4608, {Format::q4, MinKind::zero}, {Format::q2, MinKind::midrise}),
+        tokens, {true, true});
+    if (HasFatalFailure()) return;
+  }
+}
+
+// More panels than thread blocks.
+TEST_F(CudaTwoBands, ManyRows) {
+  for (const int tokens : {3, 7}) {
+    const PackedMatrix matrix =
+        mixed({9001, 300}, 32, {Format::q4, MinKind::zero}, {Format::q1, MinKind::f16});
+    check_one_launch(matrix, tokens, {.accumulate = true});
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_F(CudaTwoBands, TuningChangesNothing) {
+  const PackedMatrix matrix =
+      mixed({35, 3000}, 700, {Format::q4, MinKind::zero}, {Format::q1, MinKind::f16});
+  for (const int stages : {2, 3}) {
+    for (const int warps : {4, 8, 16}) {
+      check_one_launch(matrix, 3, {}, {.decode_warps = warps, .stages = stages});
+      for (const int run : {8, 16}) {
+        check_one_launch(matrix, 20, {},
+                         {.decode_warps = warps, .tile_tokens = run, .stages = stages});
+      }
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// Where the sums of two bands find no room, or blocks are others: a launch each.
+TEST_F(CudaTwoBands, OthersTakeTwoLaunches) {
+  DeviceRun run;
+  run.ldy = 35;
+  run.launches = 2;
+  const PackedMatrix g64 =
+      mixed({35, 700}, 300, {Format::q4, MinKind::zero, 64}, {Format::q1, MinKind::f16, 64});
+  const PackedMatrix g128 =
+      mixed({35, 700}, 300, {Format::q4, MinKind::zero}, {Format::q1, MinKind::f16});
+  for (const int tokens : {3, 16, 64}) {
+    const std::vector<float> x = activations_with_outliers(tokens, 700);
+    const std::vector<float> y(static_cast<std::size_t>(35 * tokens));
+    run.shared_per_block = 0;
+    device_linear(g64.view, x, tokens, y, run);
+    if (tokens == 3) continue;
+    if (tokens == 16) run.shared_per_block = 64 << 10;
+    device_linear(g128.view, x, tokens, y, run);
+  }
+}
+
+// Groups of them, with more panels than thread blocks and without.
+TEST_F(CudaTwoBands, ProductsOfOneInput) {
+  const auto check_group = [](const std::vector<std::int64_t>& rows, int tokens) {
+    std::deque<PackedMatrix> matrices;
+    std::vector<MatrixView> views;
+    for (const std::int64_t n : rows) {
+      views.push_back(
+          matrices
+              .emplace_back(n, 600,
+                            std::vector<BandShape>{{Format::q4, MinKind::zero, 0, 128, 128},
+                                                   {Format::q1, MinKind::f16, 128, 600, 128}})
+              .view);
+    }
+    const std::vector<float> x = activations_with_outliers(tokens, 600);
+    DeviceRun run;
+    run.by_band = true;
+    const auto expected = device_linear_group(views, x, tokens, run);
+    run.by_band = false;
+    run.launches = 1;
+    EXPECT_EQ(expected, device_linear_group(views, x, tokens, run)) << tokens << " tokens";
+  };
+  for (const int tokens : {1, 4, 5, 16}) check_group({100, 19, 40}, tokens);
+  for (const int tokens : {3, 7}) check_group({2500, 30, 2300}, tokens);
 }
 
 // The same bits as one after the other.
