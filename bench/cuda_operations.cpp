@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bench/cuda_time.h"
+#include "kernels/cuda/activations.h"
 #include "kernels/cuda/ops.h"
 
 namespace tenfold {
@@ -71,6 +72,19 @@ void time_attention(int tokens, int context, const float* q, float* out) {
            });
 }
 
+// With the launch that makes them, in blocks of 128 columns.
+void time_rounded(const char* what, const cuda::MadeRows& rows, int tokens) {
+  const cuda::ActivationBand band{0, static_cast<int>(rows.dim), 128};
+  const Memory rounded(cuda::activation_bytes({&band, 1}, tokens));
+  const cuda::ActivationSource from{nullptr, 0, nullptr, nullptr, 4};
+  time_row(
+      what, (std::to_string(rows.dim) + " rounded").c_str(), tokens,
+      [&](std::size_t, cudaStream_t stream) {
+        check(cuda::launch_prepare(rows, from, {&band, 1}, tokens, rounded.as<std::byte>(), stream),
+              what);
+      });
+}
+
 }  // namespace
 
 void time_operations(int tokens) {
@@ -78,11 +92,16 @@ void time_operations(int tokens) {
   const Memory x = random_floats(n * kDim), y = random_floats(n * kDim);
   const Memory weight = random_floats(kDim), angles = random_floats(n * kHeadDim / 2);
   const Memory gate = random_floats(n * kFfn), up = random_floats(n * kFfn);
+  const Memory hidden(n * kFfn * sizeof(float));
   time_row("rms_norm", "4096", tokens, [&](std::size_t, cudaStream_t stream) {
     check(cuda::rms_norm(x.as<float>(), weight.as<float>(), 1e-5f, tokens, kDim, y.as<float>(),
                          stream),
           "rms_norm");
   });
+  time_rounded("rms_norm",
+               {cuda::MadeRows::By::rms_norm, x.as<float>(), weight.as<float>(), nullptr, 1e-5f,
+                kDim, y.as<float>()},
+               tokens);
   time_row("rope", "4096", tokens, [&](std::size_t, cudaStream_t stream) {
     check(cuda::rope(y.as<float>(), angles.as<float>(), angles.as<float>(), tokens, kHeads,
                      kHeadDim, false, stream),
@@ -98,9 +117,13 @@ void time_operations(int tokens) {
   }
   time_row("silu_mul", "11008", tokens, [&](std::size_t, cudaStream_t stream) {
     check(cuda::silu_mul(gate.as<float>(), up.as<float>(), static_cast<std::int64_t>(n) * kFfn,
-                         stream),
+                         hidden.as<float>(), stream),
           "silu_mul");
   });
+  time_rounded("silu_mul",
+               {cuda::MadeRows::By::silu_mul, gate.as<float>(), up.as<float>(), nullptr, 0, kFfn,
+                hidden.as<float>()},
+               tokens);
 }
 
 }  // namespace tenfold

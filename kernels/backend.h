@@ -100,6 +100,8 @@ class Backend {
 
   virtual void linear(std::span<const Linear> parts, const float* x, std::int64_t ldx,
                       std::int64_t tokens) = 0;
+  // Norms and silu_mul() may be left to the operation after them, before which none of their memory
+  // is given back: a linear() of y can round it where it is made. y may be x.
   virtual void rms_norm(const float* x, const float* weight, float eps, std::int64_t tokens,
                         std::int64_t dim, float* y) = 0;
   virtual void layer_norm(const float* x, const float* weight, const float* bias, float eps,
@@ -112,7 +114,8 @@ class Backend {
   // Causal: a token sees positions 0 ... its own. q, out: [tokens, heads * head_dim].
   virtual void attention(const KvLayer& kv, const float* q, std::int64_t heads, float scale,
                          float* out) = 0;
-  virtual void silu_mul(float* gate, const float* up, std::int64_t n) = 0;
+  // y = silu(gate) * up; y may be gate.
+  virtual void silu_mul(const float* gate, const float* up, std::int64_t n, float* y) = 0;
   virtual void relu(float* x, std::int64_t n) = 0;
   // y[t, :] = row ids[t] of the table (added to y where `accumulate`). ids: [tokens].
   virtual void embed_rows(const MatrixView& table, const std::int32_t* ids, std::int64_t tokens,

@@ -163,10 +163,11 @@ void Decoder::mlp_block(std::int64_t i, std::int64_t tokens, Workspace& ws) cons
   float* up = sized(ws, ws.up, tokens, spec_.ffn);
   float* hidden = up;
   if (spec_.gated_mlp) {
-    hidden = sized(ws, ws.gate, tokens, spec_.ffn);
-    const std::array<Linear, 2> gate_up = {product(w.gate, hidden), product(w.up, up)};
+    float* gate = sized(ws, ws.gate, tokens, spec_.ffn);
+    hidden = sized(ws, ws.hidden, tokens, spec_.ffn);
+    const std::array<Linear, 2> gate_up = {product(w.gate, gate), product(w.up, up)};
     ws.backend->linear(gate_up, input, spec_.dim, tokens);
-    ws.backend->silu_mul(hidden, up, tokens * spec_.ffn);
+    ws.backend->silu_mul(gate, up, tokens * spec_.ffn, hidden);
   } else {
     const Linear expand = product(w.up, up);
     ws.backend->linear({&expand, 1}, input, spec_.dim, tokens);

@@ -27,7 +27,7 @@ struct Workspace {
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Backend> cpu;
   Scratch x;  // the residual stream
-  Scratch normed, q, k, v, attended, gate, up, narrow;
+  Scratch normed, q, k, v, attended, gate, up, hidden, narrow;
   Scratch rope_cos, rope_sin;               // [tokens, head_dim / 2]
   Scratch tokens, table_positions;          // [tokens] rows of the embedding tables
   Scratch logit_rows;                       // [logit rows]

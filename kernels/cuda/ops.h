@@ -50,7 +50,9 @@ cudaError_t attention(const KvLayer& kv, const DevicePlaces& places, const float
                       std::int64_t heads, float scale, float* out, void* scratch,
                       cudaStream_t stream);
 
-cudaError_t silu_mul(float* gate, const float* up, std::int64_t n, cudaStream_t stream);
+// y may be gate.
+cudaError_t silu_mul(const float* gate, const float* up, std::int64_t n, float* y,
+                     cudaStream_t stream);
 cudaError_t relu(float* x, std::int64_t n, cudaStream_t stream);
 
 // A table of rows as it lies on the device, its bands in column order without gaps.

@@ -142,8 +142,8 @@ TEST_F(CudaOps, SiluMulOverTheWholeRange) {
   for (std::size_t n = gate.size(); n + 6 > gate.size(); --n) {
     std::vector<float> expected(gate.begin(), gate.begin() + static_cast<std::ptrdiff_t>(n));
     const DeviceArray<float> x(expected), device_up(up);
-    check_cuda(cuda::silu_mul(x, device_up, count(expected), nullptr), "silu_mul");
-    reference()->silu_mul(expected.data(), up.data(), count(expected));
+    check_cuda(cuda::silu_mul(x, device_up, count(expected), x, nullptr), "silu_mul");
+    reference()->silu_mul(expected.data(), up.data(), count(expected), expected.data());
     const std::vector<float> y = x.read();
     for (std::size_t i = 0; i < n; ++i) {
       if (std::isfinite(expected[i])) {
@@ -412,7 +412,7 @@ TEST_F(CudaOps, NoTokensAreNoError) {
   EXPECT_EQ(cuda::rms_norm(none, none, 1e-5f, 0, 8, none, nullptr), cudaSuccess);
   EXPECT_EQ(cuda::layer_norm(none, none, none, 1e-5f, 0, 8, none, nullptr), cudaSuccess);
   EXPECT_EQ(cuda::rope(none, none, none, 0, 2, 8, false, nullptr), cudaSuccess);
-  EXPECT_EQ(cuda::silu_mul(none, none, 0, nullptr), cudaSuccess);
+  EXPECT_EQ(cuda::silu_mul(none, none, 0, none, nullptr), cudaSuccess);
   EXPECT_EQ(cuda::relu(none, 0, nullptr), cudaSuccess);
   EXPECT_EQ(cuda::gather_rows(none, nullptr, 0, 8, none, nullptr), cudaSuccess);
   EXPECT_EQ(cuda::nll(none, 8, nullptr, 0, nullptr, nullptr), cudaSuccess);

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <deque>
+#include <optional>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -34,9 +35,9 @@ class CudaBackend : public Backend {
   void copy(void* to, const void* from, std::size_t bytes) override;
   bool shares_host_memory() const noexcept override { return false; }
   const float* on_host(const float* x, std::size_t n) override;
-  void forget(const MatrixView& weight) override { weights_.forget(weight); }
-  void forget(const float* values) override { weights_.forget(values); }
-  void forget_all() override { weights_.forget_all(); }
+  void forget(const MatrixView& weight) override;
+  void forget(const float* values) override;
+  void forget_all() override;
   void run(const StepKey& key, const std::function<void()>& step) override;
   bool begin_tuning() override;
   void end_tuning() override;
@@ -53,7 +54,7 @@ class CudaBackend : public Backend {
   void store_kv(const KvLayer& kv, const float* k, const float* v) override;
   void attention(const KvLayer& kv, const float* q, std::int64_t heads, float scale,
                  float* out) override;
-  void silu_mul(float* gate, const float* up, std::int64_t n) override;
+  void silu_mul(const float* gate, const float* up, std::int64_t n, float* y) override;
   void relu(float* x, std::int64_t n) override;
   void embed_rows(const MatrixView& table, const std::int32_t* ids, std::int64_t tokens, float* y,
                   bool accumulate) override;
@@ -74,6 +75,7 @@ class CudaBackend : public Backend {
   static void destroy(Graph& graph) noexcept;
   void drop_graphs() noexcept;
   std::uint64_t version() const noexcept { return allocations_ + weights_.version(); }
+  void run_whole(const std::function<void()>& step);
   cudaGraphExec_t record(const std::function<void()>& step);
   Buffer allocate_within(std::size_t bytes);  // an operation, whose weights stay
   template <typename T>
@@ -86,6 +88,18 @@ class CudaBackend : public Backend {
     std::array<DeviceInput, kMaxBands> inputs{};
     Scratch memory;
   };
+  // Rows that the next operation is likely to round: then one launch makes and rounds them.
+  // Everything else first makes them (make_rows). A norm's weights are the host's.
+  struct Pending {
+    MadeRows rows;
+    std::int64_t values;  // of y
+  };
+  void defer(const MadeRows& rows, std::int64_t values);
+  void make_rows();
+  MadeRows on_device(const MadeRows& rows);
+  bool reads_pending(const float* x, std::int64_t ldx, std::int64_t tokens);
+  void prepare(const ActivationSource& from, std::span<const ActivationBand> bands, int tokens,
+               std::byte* memory);
   const Prepared& prepared_for(const InputMap& map, const DeviceMatrix& matrix, const float* x,
                                std::int64_t ldx, std::int64_t tokens);
   DeviceProduct packed_product(const Linear& part, const DeviceMatrix& matrix,
@@ -109,6 +123,7 @@ class CudaBackend : public Backend {
   std::vector<Graph> graphs_;
   std::deque<Prepared> prepared_;  // the first n_prepared_ of them, of the group at hand
   std::size_t n_prepared_ = 0;
+  std::optional<Pending> pending_;
   std::vector<DeviceProduct> products_;  // of the group at hand that wait for their launch
   Scratch pinned_, converted_, attention_, targets_, nll_, places_memory_;
   DevicePlaces places_;
