@@ -92,7 +92,7 @@ void time_operations(int tokens) {
   const Memory x = random_floats(n * kDim), y = random_floats(n * kDim);
   const Memory weight = random_floats(kDim), angles = random_floats(n * kHeadDim / 2);
   const Memory gate = random_floats(n * kFfn), up = random_floats(n * kFfn);
-  const Memory hidden(n * kFfn * sizeof(float));
+  const Memory key = random_floats(n * kDim), hidden(n * kFfn * sizeof(float));
   time_row("rms_norm", "4096", tokens, [&](std::size_t, cudaStream_t stream) {
     check(cuda::rms_norm(x.as<float>(), weight.as<float>(), 1e-5f, tokens, kDim, y.as<float>(),
                          stream),
@@ -111,6 +111,12 @@ void time_operations(int tokens) {
   time_row("store_kv", "4096", tokens, [&](std::size_t, cudaStream_t stream) {
     check(cuda::store_kv(sequences.kv(), sequences.places(), x.as<float>(), x.as<float>(), stream),
           "store_kv");
+  });
+  time_row("rope", "q, k; kv", tokens, [&](std::size_t, cudaStream_t stream) {
+    check(cuda::rope_and_store_kv(sequences.kv(), sequences.places(), angles.as<float>(),
+                                  angles.as<float>(), kHeads, false, y.as<float>(), key.as<float>(),
+                                  x.as<float>(), stream),
+          "rope_and_store_kv");
   });
   for (const int context : kContexts) {
     time_attention(tokens, context, x.as<float>(), y.as<float>());

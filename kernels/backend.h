@@ -111,6 +111,14 @@ class Backend {
   virtual void rope(float* x, const float* cos, const float* sin, std::int64_t tokens,
                     std::int64_t heads, std::int64_t head_dim, bool interleaved) = 0;
   virtual void store_kv(const KvLayer& kv, const float* k, const float* v) = 0;
+  // rope() of q and k, then store_kv(). tokens: all that were placed.
+  virtual void rope_and_store_kv(const KvLayer& kv, const float* cos, const float* sin,
+                                 std::int64_t tokens, std::int64_t heads, bool interleaved,
+                                 float* q, float* k, const float* v) {
+    rope(q, cos, sin, tokens, heads, kv.head_dim, interleaved);
+    rope(k, cos, sin, tokens, kv.kv_heads, kv.head_dim, interleaved);
+    store_kv(kv, k, v);
+  }
   // Causal: a token sees positions 0 ... its own. q, out: [tokens, heads * head_dim].
   virtual void attention(const KvLayer& kv, const float* q, std::int64_t heads, float scale,
                          float* out) = 0;

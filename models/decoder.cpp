@@ -130,16 +130,15 @@ bool Decoder::attention_block(std::int64_t i, const Batch& batch, const KvCache&
   float* v = sized(ws, ws.v, tokens, kv_dim);
   const std::array<Linear, 3> qkv = {product(w.q, q), product(w.k, k), product(w.v, v)};
   ws.backend->linear(qkv, input, spec_.dim, tokens);
+  const KvLayer cache = kv.layer(i);
   if (spec_.rope.enabled) {
     const float* cosines = sized(ws, ws.rope_cos, tokens, spec_.head_dim / 2);
     const float* sines = sized(ws, ws.rope_sin, tokens, spec_.head_dim / 2);
-    ws.backend->rope(q, cosines, sines, tokens, spec_.heads, spec_.head_dim,
-                     spec_.rope.interleaved);
-    ws.backend->rope(k, cosines, sines, tokens, spec_.kv_heads, spec_.head_dim,
-                     spec_.rope.interleaved);
+    ws.backend->rope_and_store_kv(cache, cosines, sines, tokens, spec_.heads,
+                                  spec_.rope.interleaved, q, k, v);
+  } else {
+    ws.backend->store_kv(cache, k, v);
   }
-  const KvLayer cache = kv.layer(i);
-  ws.backend->store_kv(cache, k, v);
   float* attended = sized(ws, ws.attended, tokens, q_dim);
   const float scale = 1.0f / std::sqrt(static_cast<float>(spec_.head_dim));
   ws.backend->attention(cache, q, spec_.heads, scale, attended);

@@ -9,6 +9,7 @@
 #include "kernels/cuda/exp.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/rope.cuh"
 
 namespace tenfold::cuda {
 namespace {
@@ -77,12 +78,8 @@ __global__ void __launch_bounds__(kThreads)
   for (std::int64_t t = blockIdx.y; t < tokens; t += gridDim.y) {
     for (int p = static_cast<int>(first_index()); p < pairs; p += static_cast<int>(index_step())) {
       const int head = p / half, i = p % half;
-      float* v = x + (t * heads + head) * 2 * half;
-      float* a = v + (interleaved ? 2 * i : i);
-      float* b = interleaved ? a + 1 : a + half;
-      const float a0 = *a, b0 = *b, c = cos[t * half + i], s = sin[t * half + i];
-      *a = __fsub_rn(__fmul_rn(a0, c), __fmul_rn(b0, s));
-      *b = __fadd_rn(__fmul_rn(a0, s), __fmul_rn(b0, c));
+      rotate_pair(x + (t * heads + head) * 2 * half, i, half, interleaved, cos[t * half + i],
+                  sin[t * half + i]);
     }
   }
 }

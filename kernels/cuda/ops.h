@@ -39,6 +39,11 @@ cudaError_t rope(float* x, const float* cos, const float* sin, std::int64_t toke
 cudaError_t store_kv(const KvLayer& kv, const DevicePlaces& places, const float* k, const float* v,
                      cudaStream_t stream);
 
+// rope() of q [tokens, heads * head_dim] and of k, then store_kv(): in one launch.
+cudaError_t rope_and_store_kv(const KvLayer& kv, const DevicePlaces& places, const float* cos,
+                              const float* sin, std::int64_t heads, bool interleaved, float* q,
+                              float* k, const float* v, cudaStream_t stream);
+
 // Bytes of scratch, aligned to 16, that attention() needs for a step of so many tokens.
 std::size_t attention_scratch(std::int64_t tokens, std::int64_t heads, std::int64_t head_dim,
                               int stride);

@@ -464,6 +464,14 @@ void CudaBackend::store_kv(const KvLayer& kv, const float* k, const float* v) {
   check(cuda::store_kv(kv, places_, k, v, stream_), "store keys and values");
 }
 
+void CudaBackend::rope_and_store_kv(const KvLayer& kv, const float* cos, const float* sin,
+                                    std::int64_t /*tokens*/, std::int64_t heads, bool interleaved,
+                                    float* q, float* k, const float* v) {
+  make_rows();
+  check(cuda::rope_and_store_kv(kv, places_, cos, sin, heads, interleaved, q, k, v, stream_),
+        "rotate heads and store keys and values");
+}
+
 void CudaBackend::attention(const KvLayer& kv, const float* q, std::int64_t heads, float scale,
                             float* out) {
   make_rows();

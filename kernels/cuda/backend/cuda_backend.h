@@ -52,6 +52,9 @@ class CudaBackend : public Backend {
   void rope(float* x, const float* cos, const float* sin, std::int64_t tokens, std::int64_t heads,
             std::int64_t head_dim, bool interleaved) override;
   void store_kv(const KvLayer& kv, const float* k, const float* v) override;
+  void rope_and_store_kv(const KvLayer& kv, const float* cos, const float* sin, std::int64_t tokens,
+                         std::int64_t heads, bool interleaved, float* q, float* k,
+                         const float* v) override;
   void attention(const KvLayer& kv, const float* q, std::int64_t heads, float scale,
                  float* out) override;
   void silu_mul(const float* gate, const float* up, std::int64_t n, float* y) override;
