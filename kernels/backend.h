@@ -63,6 +63,14 @@ struct StepKey {
   bool operator==(const StepKey&) const = default;
 };
 
+// A token and its logit.
+struct TopLogit {
+  float logit;
+  std::int32_t token;
+  bool operator==(const TopLogit&) const = default;
+};
+inline constexpr int kMostTopLogits = 64;  // of a row
+
 // Query heads that may share one KV head; the model loader refuses more.
 inline constexpr std::int64_t kMaxHeadGroup = 64;
 
@@ -134,6 +142,13 @@ class Backend {
   // nll[i] = -log softmax(logits[i])[targets[i]], in double. Targets and nll: memory of the host.
   virtual void nll(const float* logits, std::int64_t vocab, std::span<const std::int32_t> targets,
                    double* nll) = 0;
+  // Writes the k best of each row of logits [rows, vocab] to memory of the host [rows, k], best
+  // first: lower tokens win ties, NaNs come before all else. 1 <= k <= min(kMostTopLogits, vocab).
+  // False: not here, where the host can read all logits.
+  virtual bool top_k(const float* /*logits*/, std::int64_t /*vocab*/, std::int64_t /*rows*/,
+                     int /*k*/, TopLogit* /*best*/) {
+    return false;
+  }
 };
 
 // How activations meet packed weights. int8: one code a value in steps of its block's largest, and

@@ -76,10 +76,9 @@ cudaError_t gather_rows(const float* x, const std::int32_t* rows, std::int64_t n
 // NaN where any of the row's logits is.
 cudaError_t nll(const float* logits, std::int64_t vocab, const std::int32_t* targets,
                 std::int64_t n, double* nll, cudaStream_t stream);
-// Of the largest of each row, the lower index where they tie. NaNs are never the largest; 0 where
-// there is nothing else.
-cudaError_t argmax(const float* logits, std::int64_t vocab, std::int64_t n, std::int32_t* best,
-                   cudaStream_t stream);
+// The k best of each of n rows; where k is out of range, cudaErrorInvalidValue.
+cudaError_t top_k(const float* logits, std::int64_t vocab, std::int64_t n, int k, TopLogit* best,
+                  cudaStream_t stream);
 
 // What an input map makes of activations, as cuBLAS takes it:
 // out[t, c] = x[t * ldx + source[c]] * factor[c], rounded to f32, f16 or bf16. source null: c;

@@ -502,4 +502,14 @@ void CudaBackend::nll(const float* logits, std::int64_t vocab,
   to_host(nll, found, targets.size() * sizeof(double));
 }
 
+bool CudaBackend::top_k(const float* logits, std::int64_t vocab, std::int64_t rows, int k,
+                        TopLogit* best) {
+  make_rows();
+  const auto n = static_cast<std::size_t>(rows * k);
+  auto* found = scratch<TopLogit>(top_, n);
+  check(cuda::top_k(logits, vocab, rows, k, found, stream_), "find the best logits");
+  to_host(best, found, n * sizeof(TopLogit));
+  return true;
+}
+
 }  // namespace tenfold::cuda

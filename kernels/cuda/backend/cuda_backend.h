@@ -65,6 +65,8 @@ class CudaBackend : public Backend {
                    float* y) override;
   void nll(const float* logits, std::int64_t vocab, std::span<const std::int32_t> targets,
            double* nll) override;
+  bool top_k(const float* logits, std::int64_t vocab, std::int64_t rows, int k,
+             TopLogit* best) override;
 
  private:
   // A step that was run and, from the second time on, is recorded; and what that takes for granted.
@@ -128,7 +130,7 @@ class CudaBackend : public Backend {
   std::size_t n_prepared_ = 0;
   std::optional<Pending> pending_;
   std::vector<DeviceProduct> products_;  // of the group at hand that wait for their launch
-  Scratch pinned_, converted_, attention_, targets_, nll_, places_memory_;
+  Scratch pinned_, converted_, attention_, targets_, nll_, top_, places_memory_;
   DevicePlaces places_;
   std::vector<std::int32_t> flat_places_;
 };

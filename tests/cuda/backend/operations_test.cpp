@@ -155,5 +155,14 @@ TEST_F(CudaOperations, ProductsOfAPartOfTheRows) {
   backend_->forget(weight.data());
 }
 
+TEST_F(CudaOperations, TopLogits) {
+  std::vector<float> logits(2 * 300, -1.0f);
+  logits[7] = logits[200] = 3, logits[8] = 2, logits[300 + 299] = 5;
+  std::vector<TopLogit> best(6);
+  ASSERT_TRUE(backend_->top_k(upload(logits), 300, 2, 3, best.data()));
+  const std::vector<TopLogit> expected = {{3, 7}, {3, 200}, {2, 8}, {5, 299}, {-1, 0}, {-1, 1}};
+  EXPECT_EQ(best, expected);
+}
+
 }  // namespace
 }  // namespace tenfold
