@@ -11,7 +11,7 @@
 namespace tenfold {
 namespace {
 
-constexpr int kDim = 4096, kHeads = 32, kHeadDim = 128, kFfn = 11008;
+constexpr int kDim = 4096, kHeads = 32, kHeadDim = 128, kFfn = 11008, kVocab = 32000;
 constexpr int kContexts[] = {128, 1024};
 
 void time_row(const char* what, const char* shape, int tokens, const Launch& launch) {
@@ -85,6 +85,20 @@ void time_rounded(const char* what, const cuda::MadeRows& rows, int tokens) {
       });
 }
 
+void time_top_logits(int tokens) {
+  const auto n = static_cast<std::size_t>(tokens);
+  const Memory logits = random_floats(n * kVocab);
+  for (const int k : {1, 40}) {
+    const Memory best(n * static_cast<std::size_t>(k) * sizeof(TopLogit));
+    time_row("logits", ("best " + std::to_string(k)).c_str(), tokens,
+             [&](std::size_t, cudaStream_t stream) {
+               check(
+                   cuda::top_k(logits.as<float>(), kVocab, tokens, k, best.as<TopLogit>(), stream),
+                   "top_k");
+             });
+  }
+}
+
 }  // namespace
 
 void time_operations(int tokens) {
@@ -130,6 +144,7 @@ void time_operations(int tokens) {
                {cuda::MadeRows::By::silu_mul, gate.as<float>(), up.as<float>(), nullptr, 0, kFfn,
                 hidden.as<float>()},
                tokens);
+  time_top_logits(tokens);
 }
 
 }  // namespace tenfold
