@@ -76,7 +76,7 @@ void silu(benchmark::State& state, const KernelTable& kernels) {
   std::vector<float> gate(static_cast<std::size_t>(state.range(0)), 0.3f);
   const std::vector<float> up(gate.size(), 1.0f);
   for (auto _ : state) {
-    kernels.silu_mul(gate.data(), up.data(), state.range(0));
+    kernels.silu_mul(gate.data(), up.data(), state.range(0), gate.data());
     benchmark::DoNotOptimize(gate.data());
   }
 }

@@ -63,6 +63,14 @@ struct StepKey {
   bool operator==(const StepKey&) const = default;
 };
 
+// A token and its logit.
+struct TopLogit {
+  float logit;
+  std::int32_t token;
+  bool operator==(const TopLogit&) const = default;
+};
+inline constexpr int kMostTopLogits = 64;  // of a row
+
 // Query heads that may share one KV head; the model loader refuses more.
 inline constexpr std::int64_t kMaxHeadGroup = 64;
 
@@ -106,6 +114,8 @@ class Backend {
                            std::int64_t /*tokens*/) {
     return false;
   }
+  // Norms and silu_mul() may be left to the operation after them, before which none of their memory
+  // is given back: a linear() of y can round it where it is made. y may be x.
   virtual void rms_norm(const float* x, const float* weight, float eps, std::int64_t tokens,
                         std::int64_t dim, float* y) = 0;
   virtual void layer_norm(const float* x, const float* weight, const float* bias, float eps,
@@ -115,10 +125,19 @@ class Backend {
   virtual void rope(float* x, const float* cos, const float* sin, std::int64_t tokens,
                     std::int64_t heads, std::int64_t head_dim, bool interleaved) = 0;
   virtual void store_kv(const KvLayer& kv, const float* k, const float* v) = 0;
+  // rope() of q and k, then store_kv(). tokens: all that were placed.
+  virtual void rope_and_store_kv(const KvLayer& kv, const float* cos, const float* sin,
+                                 std::int64_t tokens, std::int64_t heads, bool interleaved,
+                                 float* q, float* k, const float* v) {
+    rope(q, cos, sin, tokens, heads, kv.head_dim, interleaved);
+    rope(k, cos, sin, tokens, kv.kv_heads, kv.head_dim, interleaved);
+    store_kv(kv, k, v);
+  }
   // Causal: a token sees positions 0 ... its own. q, out: [tokens, heads * head_dim].
   virtual void attention(const KvLayer& kv, const float* q, std::int64_t heads, float scale,
                          float* out) = 0;
-  virtual void silu_mul(float* gate, const float* up, std::int64_t n) = 0;
+  // y = silu(gate) * up; y may be gate.
+  virtual void silu_mul(const float* gate, const float* up, std::int64_t n, float* y) = 0;
   virtual void relu(float* x, std::int64_t n) = 0;
   // y[t, :] = row ids[t] of the table (added to y where `accumulate`). ids: [tokens].
   virtual void embed_rows(const MatrixView& table, const std::int32_t* ids, std::int64_t tokens,
@@ -129,6 +148,13 @@ class Backend {
   // nll[i] = -log softmax(logits[i])[targets[i]], in double. Targets and nll: memory of the host.
   virtual void nll(const float* logits, std::int64_t vocab, std::span<const std::int32_t> targets,
                    double* nll) = 0;
+  // Writes the k best of each row of logits [rows, vocab] to memory of the host [rows, k], best
+  // first: lower tokens win ties, NaNs come before all else. 1 <= k <= min(kMostTopLogits, vocab).
+  // False: not here, where the host can read all logits.
+  virtual bool top_k(const float* /*logits*/, std::int64_t /*vocab*/, std::int64_t /*rows*/,
+                     int /*k*/, TopLogit* /*best*/) {
+    return false;
+  }
 };
 
 // How activations meet packed weights. int8: one code a value in steps of its block's largest, and

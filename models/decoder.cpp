@@ -130,16 +130,15 @@ bool Decoder::attention_block(std::int64_t i, const Batch& batch, const KvCache&
   float* v = sized(ws, ws.v, tokens, kv_dim);
   const std::array<Linear, 3> qkv = {product(w.q, q), product(w.k, k), product(w.v, v)};
   ws.backend->linear(qkv, input, spec_.dim, tokens);
+  const KvLayer cache = kv.layer(i);
   if (spec_.rope.enabled) {
     const float* cosines = sized(ws, ws.rope_cos, tokens, spec_.head_dim / 2);
     const float* sines = sized(ws, ws.rope_sin, tokens, spec_.head_dim / 2);
-    ws.backend->rope(q, cosines, sines, tokens, spec_.heads, spec_.head_dim,
-                     spec_.rope.interleaved);
-    ws.backend->rope(k, cosines, sines, tokens, spec_.kv_heads, spec_.head_dim,
-                     spec_.rope.interleaved);
+    ws.backend->rope_and_store_kv(cache, cosines, sines, tokens, spec_.heads,
+                                  spec_.rope.interleaved, q, k, v);
+  } else {
+    ws.backend->store_kv(cache, k, v);
   }
-  const KvLayer cache = kv.layer(i);
-  ws.backend->store_kv(cache, k, v);
   float* attended = sized(ws, ws.attended, tokens, q_dim);
   const float scale = 1.0f / std::sqrt(static_cast<float>(spec_.head_dim));
   ws.backend->attention(cache, q, spec_.heads, scale, attended);
@@ -163,10 +162,11 @@ void Decoder::mlp_block(std::int64_t i, std::int64_t tokens, Workspace& ws) cons
   float* up = sized(ws, ws.up, tokens, spec_.ffn);
   float* hidden = up;
   if (spec_.gated_mlp) {
-    hidden = sized(ws, ws.gate, tokens, spec_.ffn);
-    const std::array<Linear, 2> gate_up = {product(w.gate, hidden), product(w.up, up)};
+    float* gate = sized(ws, ws.gate, tokens, spec_.ffn);
+    hidden = sized(ws, ws.hidden, tokens, spec_.ffn);
+    const std::array<Linear, 2> gate_up = {product(w.gate, gate), product(w.up, up)};
     ws.backend->linear(gate_up, input, spec_.dim, tokens);
-    ws.backend->silu_mul(hidden, up, tokens * spec_.ffn);
+    ws.backend->silu_mul(gate, up, tokens * spec_.ffn, hidden);
   } else {
     const Linear expand = product(w.up, up);
     ws.backend->linear({&expand, 1}, input, spec_.dim, tokens);

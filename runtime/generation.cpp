@@ -80,15 +80,33 @@ bool Generation::ends(TokenId token) const {
          std::ranges::count(tokenizer_->end_of_generation, token) != 0;
 }
 
+int Generation::top_logits(std::int64_t vocab) const {
+  const bool all = constraint_ || request_.top_logprobs || scores_prompt();
+  return all ? 0 : sampler_.top_logits(vocab);
+}
+
 GenerationEvent Generation::next(std::span<const float> logits, bool room) {
+  const auto choose = [&] {
+    Choice choice{sampler_.sample(logits, constraint_ ? &*constraint_ : nullptr), {}};
+    const auto& top = request_.top_logprobs;
+    if (top) choice.record = log_probability(logits, choice.token, *top);
+    return choice;
+  };
+  return next_of(choose, room);
+}
+
+GenerationEvent Generation::next(std::span<const TopLogit> best, bool room) {
+  return next_of([&] { return Choice{sampler_.sample_top(best), {}}; }, room);
+}
+
+template <typename Choose>
+GenerationEvent Generation::next_of(const Choose& choose, bool room) {
   GenerationEvent event;
   const auto complete = [&] { return constraint_ && constraint_->finished(); };
   const auto full = [&] { return usage_.generated_tokens >= request_.options.max_tokens; };
   if (complete()) return ended(std::move(event), FinishReason::stop);
   if (full()) return ended(std::move(event), FinishReason::length);
-  const TokenId token = sampler_.sample(logits, constraint_ ? &*constraint_ : nullptr);
-  std::optional<TokenLogprob> record;
-  if (request_.top_logprobs) record = log_probability(logits, token, *request_.top_logprobs);
+  auto [token, record] = choose();
   if (ends(token)) {
     event = ended(std::move(event), FinishReason::stop);
     if (record) event.tokens.push_back(std::move(*record));

@@ -77,15 +77,26 @@ class Generation {
   bool scores_prompt() const noexcept;
   void score_prompt(std::int64_t i, std::span<const float> logits, GenerationEvent& event);
 
+  // How many of the best logits are all that next() looks at; 0: it wants them all.
+  int top_logits(std::int64_t vocab) const;
+
   // The token after the last one. room: whether the token itself can be run. Ends at an
   // end-of-generation token, a stop string, where the grammar's text is complete and cannot go on
   // (all of these are FinishReason::stop), at max_tokens or without room; after the latter two a
   // text may be an incomplete one of the grammar. Throws as Sampler::sample() does.
   GenerationEvent next(std::span<const float> logits, bool room);
+  // Of the top_logits() best.
+  GenerationEvent next(std::span<const TopLogit> best, bool room);
   // Ends it here, with the text that was held back.
   GenerationEvent end(FinishReason reason) { return ended({}, reason); }
 
  private:
+  struct Choice {
+    TokenId token;
+    std::optional<TokenLogprob> record;
+  };
+  template <typename Choose>
+  GenerationEvent next_of(const Choose& choose, bool room);
   GenerationEvent ended(GenerationEvent event, FinishReason reason);
   bool ends(TokenId token) const;
 

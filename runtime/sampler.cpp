@@ -71,15 +71,21 @@ void keep_top_k(std::span<const float> logits, std::size_t k, std::vector<Candid
   if (out.size() > k) out.resize(k);
 }
 
-// NaN or +infinity anywhere.
-bool any_broken(std::span<const float> logits) {
+// NaN or +infinity.
+unsigned is_broken(float logit) {
+  const auto bits = std::bit_cast<std::uint32_t>(logit);
+  return static_cast<unsigned>(bits << 1 > 0xFF000000u) |
+         static_cast<unsigned>(bits == 0x7F800000u);
+}
+
+// Of all logits, or of the best, which NaN and +infinity are.
+template <typename Logits, typename Logit>
+void check_logits(const Logits& logits, Logit logit) {
+  if (logits.empty()) throw_error(ErrorCode::device, "the model produced no logits");
   unsigned broken = 0;
-  for (const float logit : logits) {
-    const auto bits = std::bit_cast<std::uint32_t>(logit);
-    broken |=
-        static_cast<unsigned>(bits << 1 > 0xFF000000u) | static_cast<unsigned>(bits == 0x7F800000u);
-  }
-  return broken != 0;
+  for (const auto& each : logits) broken |= is_broken(logit(each));
+  if (broken == 0) return;
+  throw_error(ErrorCode::device, "the model produced logits that are not numbers");
 }
 
 // All whose probability is at least min_p times the best one, best first. Returns the sum of
@@ -158,6 +164,11 @@ void Sampler::accept(std::int32_t token) {
 
 void Sampler::reset_history() { history_.clear(); }
 
+bool Sampler::penalizes() const {
+  return options_.repeat_penalty != 1 || options_.presence_penalty != 0 ||
+         options_.frequency_penalty != 0;
+}
+
 void Sampler::apply_bias_and_penalties() {
   const auto known = [this](std::int32_t id) {
     return id >= 0 && static_cast<std::size_t>(id) < logits_.size();
@@ -168,9 +179,7 @@ void Sampler::apply_bias_and_penalties() {
     // OpenAI's -100 means never.
     logit = bias <= -100 ? -std::numeric_limits<float>::infinity() : finite(logit + bias);
   }
-  const bool penalizes = options_.repeat_penalty != 1 || options_.presence_penalty != 0 ||
-                         options_.frequency_penalty != 0;
-  if (!penalizes) return;
+  if (!penalizes()) return;
   std::map<std::int32_t, int> counts;
   for (const std::int32_t id : history_)
     if (known(id)) ++counts[id];
@@ -199,17 +208,21 @@ std::uint64_t Sampler::next_random() {  // xoshiro256**
 void Sampler::select_candidates() {
   if (options_.temperature == 0) return keep_top_k(logits_, 1, candidates_);
   const auto k = static_cast<std::size_t>(std::max(options_.top_k, 0));
-  const auto min_p = static_cast<double>(options_.min_p);
-  double sum = 0;
   if (k > 0 && k < logits_.size()) {
     keep_top_k(logits_, k, candidates_);
-    if (candidates_.empty()) return;
-    sum = softmax_weights(candidates_, 1, weights_);
-  } else {
-    sum = keep_likely(logits_, min_p, candidates_);
-    if (candidates_.empty()) return;
-    softmax_weights(candidates_, 1, weights_);
+    if (!candidates_.empty()) keep_probable(softmax_weights(candidates_, 1, weights_));
+    return;
   }
+  const double sum = keep_likely(logits_, static_cast<double>(options_.min_p), candidates_);
+  if (candidates_.empty()) return;
+  softmax_weights(candidates_, 1, weights_);
+  keep_probable(sum);
+}
+
+// Of candidates_ those that top-p and min-p leave. weights_ belong to them; sum: of all that top-p
+// counts.
+void Sampler::keep_probable(double sum) {
+  const auto min_p = static_cast<double>(options_.min_p);
   std::size_t kept = options_.top_p < 1 ? nucleus(weights_, sum, options_.top_p) : weights_.size();
   // weights_[0] is 1, so the weights are the probabilities relative to the best.
   while (kept > 1 && weights_[kept - 1] < min_p) --kept;
@@ -229,9 +242,7 @@ std::int32_t Sampler::draw() {
 }
 
 std::int32_t Sampler::sample(std::span<const float> logits, const TokenConstraint* constraint) {
-  if (logits.empty()) throw_error(ErrorCode::device, "the model produced no logits");
-  if (any_broken(logits))
-    throw_error(ErrorCode::device, "the model produced logits that are not numbers");
+  check_logits(logits, [](float logit) { return logit; });
   logits_.assign(logits.begin(), logits.end());
   apply_bias_and_penalties();
   const std::int32_t token = choose();
@@ -242,8 +253,32 @@ std::int32_t Sampler::sample(std::span<const float> logits, const TokenConstrain
   return choose();
 }
 
+int Sampler::top_logits(std::int64_t vocab) const {
+  if (!options_.logit_bias.empty() || penalizes()) return 0;
+  if (options_.temperature == 0) return 1;
+  return options_.top_k <= kMostTopLogits && options_.top_k < vocab ? options_.top_k : 0;
+}
+
+std::int32_t Sampler::sample_top(std::span<const TopLogit> best) {
+  check_logits(best, [](const TopLogit& top) { return top.logit; });
+  candidates_.clear();
+  for (const TopLogit& top : best) {
+    if (top.logit > -std::numeric_limits<float>::infinity()) {
+      candidates_.emplace_back(top.logit, top.token);
+    }
+  }
+  if (options_.temperature != 0 && !candidates_.empty()) {
+    keep_probable(softmax_weights(candidates_, 1, weights_));
+  }
+  return choose_candidate();
+}
+
 std::int32_t Sampler::choose() {
   select_candidates();
+  return choose_candidate();
+}
+
+std::int32_t Sampler::choose_candidate() {
   if (candidates_.empty())
     throw_error(ErrorCode::bad_request, "every token is banned, none can be drawn");
   if (options_.temperature == 0) return candidates_[0].second;

@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/backend.h"
+
 namespace tenfold {
 
 class TokenConstraint;
@@ -47,13 +49,20 @@ class Sampler {
   // there, and what refused ones had goes to the likeliest of the allowed. Throws bad_request where
   // none is left.
   std::int32_t sample(std::span<const float> logits, const TokenConstraint* constraint = nullptr);
+  // How many of the best logits are all that a draw without a constraint looks at; 0: the others
+  // matter, too, or there are more than kMostTopLogits. And that draw.
+  int top_logits(std::int64_t vocab) const;
+  std::int32_t sample_top(std::span<const TopLogit> best);
   void accept(std::int32_t token);  // prompt and generated tokens, for the penalties
   void reset_history();
 
  private:
+  bool penalizes() const;
   void apply_bias_and_penalties();
   void select_candidates();
+  void keep_probable(double sum);
   std::int32_t choose();
+  std::int32_t choose_candidate();
   std::int32_t draw();
   std::uint64_t next_random();
 

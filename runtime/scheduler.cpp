@@ -348,8 +348,7 @@ void Scheduler::run_step() {
   if (batch_.size() == 0) return;
   try {
     forward(model_, batch_, kv_, ws_);
-    logits_ = ws_.logits_on_host(batch_.logit_rows.size() *
-                                 static_cast<std::size_t>(model_.info().vocab));
+    look_at_logits();
   } catch (const std::exception& error) {
     for (const auto& sequence : running_) {
       if (sequence->planned > 0 && !sequence->embeds) fail(*sequence, failure_of(error));
@@ -362,9 +361,34 @@ void Scheduler::run_step() {
   }
 }
 
+// The most that any sequence of the step needs; 0: all.
+int Scheduler::top_logits() const {
+  int most = 0;
+  for (const auto& sequence : running_) {
+    if (sequence->planned == 0 || sequence->embeds) continue;
+    const int n = sequence->generation.top_logits(model_.info().vocab);
+    if (n == 0) return 0;
+    most = std::max(most, n);
+  }
+  return most;
+}
+
+void Scheduler::look_at_logits() {
+  const std::size_t rows = batch_.logit_rows.size();
+  const std::int64_t vocab = model_.info().vocab;
+  top_ = top_logits();
+  best_ = ws_.top_logits(static_cast<std::int64_t>(rows), vocab, top_);
+  if (best_.empty()) logits_ = ws_.logits_on_host(rows * static_cast<std::size_t>(vocab));
+}
+
 std::span<const float> Scheduler::logits_row(std::int64_t row) const {
   const auto vocab = static_cast<std::size_t>(model_.info().vocab);
   return logits_.subspan(static_cast<std::size_t>(row) * vocab, vocab);
+}
+
+std::span<const TopLogit> Scheduler::top_row(const Generation& generation, std::int64_t row) const {
+  return best_.subspan(static_cast<std::size_t>(row * top_),
+                       static_cast<std::size_t>(generation.top_logits(model_.info().vocab)));
 }
 
 void Scheduler::take_rows(Sequence& sequence, std::int64_t row) {
@@ -386,7 +410,9 @@ void Scheduler::take_rows(Sequence& sequence, std::int64_t row) {
     }
     if (sequence.left() > 0) return;
     std::vector<TokenLogprob> prompt_tokens = std::move(event.prompt_tokens);
-    event = generation.next(logits_row(row), sequence.run < context_);
+    const bool room = sequence.run < context_;
+    event = best_.empty() ? generation.next(logits_row(row), room)
+                          : generation.next(top_row(generation, row), room);
     event.prompt_tokens = std::move(prompt_tokens);
     stats_.generated_tokens += static_cast<std::uint64_t>(sequence.left());  // 0 at an end
     if (event.finish) return finish(sequence, std::move(event));

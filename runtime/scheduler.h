@@ -92,7 +92,10 @@ class Scheduler {
   void plan_step();
   bool make_room();
   void run_step();
+  int top_logits() const;
+  void look_at_logits();
   std::span<const float> logits_row(std::int64_t row) const;
+  std::span<const TopLogit> top_row(const Generation& generation, std::int64_t row) const;
   void take_rows(Sequence& sequence, std::int64_t row);
   void send(Sequence& sequence, GenerationEvent event);
   void finish(Sequence& sequence, GenerationEvent event);
@@ -115,8 +118,11 @@ class Scheduler {
   std::vector<std::unique_ptr<Sequence>> running_;  // oldest first
   std::vector<Cached> cached_;
   Batch batch_;
-  std::span<const float> logits_;  // of the step
-  double tokens_per_second_ = 0;   // of steps that run prompts
+  // Of the step: the top_ best of each row, where that is all that anyone looks at, or all.
+  std::span<const TopLogit> best_;
+  std::span<const float> logits_;
+  int top_ = 0;
+  double tokens_per_second_ = 0;  // of steps that run prompts
   SchedulerStats stats_;
 };
 

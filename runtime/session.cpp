@@ -23,6 +23,23 @@ Session::Session(const Model& model, Workspace& ws, std::int64_t context, KvType
 
 std::span<const float> Session::append(std::span<const TokenId> tokens,
                                        const std::function<bool()>& should_stop) {
+  run(tokens, should_stop);
+  return logits();
+}
+
+std::span<const float> Session::set(std::span<const TokenId> tokens,
+                                    const std::function<bool()>& should_stop) {
+  run_to(tokens, should_stop);
+  return logits();
+}
+
+std::span<const float> Session::logits() {
+  return ws_->logits_on_host(static_cast<std::size_t>(vocab()));
+}
+
+std::span<const TopLogit> Session::top_logits(int k) { return ws_->top_logits(1, vocab(), k); }
+
+void Session::run(std::span<const TokenId> tokens, const std::function<bool()>& should_stop) {
   const auto n = static_cast<std::int64_t>(tokens.size());
   if (n == 0) throw_error(ErrorCode::bad_request, "there are no tokens to run");
   if (n > room()) {
@@ -42,11 +59,9 @@ std::span<const float> Session::append(std::span<const TokenId> tokens,
     forward(*model_, batch_, kv_, *ws_);
     tokens_.insert(tokens_.end(), batch_.tokens.begin(), batch_.tokens.end());
   }
-  return ws_->logits_on_host(static_cast<std::size_t>(model_->info().vocab));
 }
 
-std::span<const float> Session::set(std::span<const TokenId> tokens,
-                                    const std::function<bool()>& should_stop) {
+void Session::run_to(std::span<const TokenId> tokens, const std::function<bool()>& should_stop) {
   if (static_cast<std::int64_t>(tokens.size()) > context_) {
     throw_error(ErrorCode::bad_request, "the prompt has {} tokens, but the context is {}",
                 tokens.size(), context_);
@@ -54,7 +69,7 @@ std::span<const float> Session::set(std::span<const TokenId> tokens,
   const auto common = static_cast<std::size_t>(shared_prefix(tokens));
   tokens_.resize(common);
   kv_.resize(0, static_cast<std::int64_t>(common));
-  return append(tokens.subspan(common), should_stop);
+  run(tokens.subspan(common), should_stop);
 }
 
 std::int64_t Session::shared_prefix(std::span<const TokenId> tokens) const noexcept {
@@ -72,7 +87,18 @@ GenerateResult generate(Session& session, const Tokenizer* tokenizer,
   Generation generation({{prompt.begin(), prompt.end()}, options, {}, false}, tokenizer);
   const auto start = std::chrono::steady_clock::now();
   result.reused_tokens = session.shared_prefix(prompt);
-  std::span<const float> logits = session.set(prompt, callbacks.should_stop);
+  std::span<const TopLogit> best;
+  std::span<const float> logits;
+  const auto look = [&] {
+    best = session.top_logits(generation.top_logits(session.vocab()));
+    if (best.empty()) logits = session.logits();
+  };
+  const auto next = [&] {
+    const bool room = session.room() > 0;
+    return best.empty() ? generation.next(logits, room) : generation.next(best, room);
+  };
+  session.run_to(prompt, callbacks.should_stop);
+  look();
   result.prompt_tokens = static_cast<std::int64_t>(prompt.size());
   result.prompt_seconds = seconds_since(start);
   const auto generate_start = std::chrono::steady_clock::now();
@@ -82,12 +108,13 @@ GenerateResult generate(Session& session, const Tokenizer* tokenizer,
     if (event.finish) result.finish = *event.finish;
     return event.finish.has_value();
   };
-  while (!take(generation.next(logits, session.room() > 0))) {
+  while (!take(next())) {
     if (callbacks.should_stop && callbacks.should_stop()) {
       take(generation.end(FinishReason::cancelled));
       break;
     }
-    logits = session.append({&generation.tokens().back(), 1});
+    session.run({&generation.tokens().back(), 1});
+    look();
   }
   result.tokens.assign(generation.tokens().begin() + static_cast<std::ptrdiff_t>(prompt.size()),
                        generation.tokens().end());

@@ -30,11 +30,20 @@ class Session {
   std::span<const float> set(std::span<const TokenId> tokens,
                              const std::function<bool()>& should_stop = {});
 
+  // Likewise, but the logits stay where they are.
+  void run(std::span<const TokenId> tokens, const std::function<bool()>& should_stop = {});
+  void run_to(std::span<const TokenId> tokens, const std::function<bool()>& should_stop = {});
+  // Of the last token that was run, until another is: all [vocab], or the k best, as
+  // Workspace::top_logits() has them.
+  std::span<const float> logits();
+  std::span<const TopLogit> top_logits(int k);
+
   // How many of `tokens` set() would not run again: the common prefix, less than all of them.
   std::int64_t shared_prefix(std::span<const TokenId> tokens) const noexcept;
 
   const std::vector<TokenId>& tokens() const noexcept { return tokens_; }
   std::int64_t context() const noexcept { return context_; }
+  std::int64_t vocab() const noexcept { return model_->info().vocab; }
   std::int64_t room() const noexcept {
     return context_ - static_cast<std::int64_t>(tokens_.size());
   }

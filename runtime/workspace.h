@@ -27,7 +27,7 @@ struct Workspace {
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Backend> cpu;
   Scratch x;  // the residual stream
-  Scratch normed, q, k, v, attended, gate, up, narrow;
+  Scratch normed, q, k, v, attended, gate, up, hidden, narrow;
   Scratch rope_cos, rope_sin;               // [tokens, head_dim / 2]
   Scratch tokens, table_positions;          // [tokens] rows of the embedding tables
   Scratch logit_rows;                       // [logit rows]
@@ -35,6 +35,7 @@ struct Workspace {
   std::vector<float> angles;                // cosines or sines on their way to the device
   std::vector<std::int32_t> row_positions;  // likewise
   std::vector<const std::int32_t*> page_tables;
+  std::vector<TopLogit> top;
   InputTap input_tap;  // of calibration; empty otherwise
 
   // For operations on memory of the host.
@@ -60,6 +61,16 @@ struct Workspace {
   void set_stream(std::span<const float> from) { send(x, from); }
   // Of so many rows, likewise.
   std::span<const float> logits_on_host(std::size_t floats) { return on_host(logits, floats); }
+  // The best of each of so many rows, so many of each, until the next call; nothing where that is
+  // none or the host is to look itself.
+  std::span<const TopLogit> top_logits(std::int64_t rows, std::int64_t vocab, int best) {
+    const auto n = static_cast<std::size_t>(rows * best);
+    if (n == 0) return {};
+    top.resize(n);
+    const auto* all = get<float>(logits, static_cast<std::size_t>(rows * vocab));
+    if (!backend->top_k(all, vocab, rows, best, top.data())) return {};
+    return top;
+  }
 
  private:
   std::span<const float> on_host(Scratch& from, std::size_t floats) const {

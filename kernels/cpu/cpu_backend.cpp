@@ -72,10 +72,10 @@ void CpuBackend::rope(float* x, const float* cos, const float* sin, std::int64_t
   });
 }
 
-void CpuBackend::silu_mul(float* gate, const float* up, std::int64_t n) {
+void CpuBackend::silu_mul(const float* gate, const float* up, std::int64_t n, float* y) {
   pool_.run(static_cast<int>((n + kElementsPerChunk - 1) / kElementsPerChunk), [&](int chunk, int) {
     const std::int64_t begin = chunk * kElementsPerChunk;
-    kernels_->silu_mul(gate + begin, up + begin, std::min(kElementsPerChunk, n - begin));
+    kernels_->silu_mul(gate + begin, up + begin, std::min(kElementsPerChunk, n - begin), y + begin);
   });
 }
 

@@ -32,7 +32,7 @@ class CpuBackend : public Backend {
   void store_kv(const KvLayer& kv, const float* k, const float* v) override;
   void attention(const KvLayer& kv, const float* q, std::int64_t heads, float scale,
                  float* out) override;
-  void silu_mul(float* gate, const float* up, std::int64_t n) override;
+  void silu_mul(const float* gate, const float* up, std::int64_t n, float* y) override;
   void relu(float* x, std::int64_t n) override;
   void embed_rows(const MatrixView& table, const std::int32_t* ids, std::int64_t tokens, float* y,
                   bool accumulate) override;

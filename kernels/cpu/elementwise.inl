@@ -59,14 +59,14 @@ static void layer_norm(const float* x, const float* weight, const float* bias, f
 
 static inline F32 silu_of(F32 x) { return div(x, add(set1(1.0f), exp_of(sub(zero(), x)))); }
 
-static void silu_mul(float* gate, const float* up, std::int64_t n) noexcept {
+static void silu_mul(const float* gate, const float* up, std::int64_t n, float* y) noexcept {
   std::int64_t i = 0;
   for (; i + F32::width <= n; i += F32::width) {
-    store(gate + i, mul(silu_of(load(gate + i)), load(up + i)));
+    store(y + i, mul(silu_of(load(gate + i)), load(up + i)));
   }
   if (i < n) {
     const int tail = static_cast<int>(n - i);
-    store_n(gate + i, mul(silu_of(load_n(gate + i, tail)), load_n(up + i, tail)), tail);
+    store_n(y + i, mul(silu_of(load_n(gate + i, tail)), load_n(up + i, tail)), tail);
   }
 }
 

@@ -134,7 +134,8 @@ struct KernelTable {
   // weight, bias: [dim] or null.
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps,
                      std::int64_t dim, float* y) noexcept;
-  void (*silu_mul)(float* gate, const float* up, std::int64_t n) noexcept;  // gate = silu(gate)*up
+  // y = silu(gate) * up; y may be gate.
+  void (*silu_mul)(const float* gate, const float* up, std::int64_t n, float* y) noexcept;
   void (*relu)(float* x, std::int64_t n) noexcept;
   void (*scale)(float* x, float factor, std::int64_t n) noexcept;
   void (*to_f32)(const void* src, WeightType type, std::int64_t n, float* dst) noexcept;

@@ -2,7 +2,9 @@
 
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/device_layout.h"
+#include "kernels/cuda/exp.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/norm_row.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 namespace tenfold::cuda {
@@ -15,6 +17,9 @@ constexpr int kBatch = 6;  // loads a thread has on their way for the sum of squ
 // token, so that they are not worth it beyond so many in all, or with fewer segments each.
 constexpr int kMostBlocks = 128;
 constexpr int kLeastShare = 4;
+// Of a row that is made in shared memory: 64 KB are what every device has, some for reductions.
+constexpr std::int64_t kMostMadeCols = 15 * 1024;
+constexpr std::size_t kDefaultShared = 47 * 1024;  // may be used without asking
 // Below it a step counts as 0, so that its inverse stays finite.
 constexpr float kLeastStep = 1.17549435e-38f;
 
@@ -25,7 +30,7 @@ struct PreparedBand {
   float* factors = nullptr;
   std::uint8_t* second = nullptr;
 };
-struct Columns {
+struct Run {
   int begin = 0, n = 0;
 };
 struct Args {
@@ -33,7 +38,7 @@ struct Args {
   PreparedBand bands[kMaxBands];
   int tokens = 0, padded_tokens = 0;
   int segments = 0, share = 0;  // of all bands; of a thread block
-  Columns runs[kMaxBands];      // of bands, as long as one follows another without a gap
+  Run runs[kMaxBands];          // of bands, as long as one follows another without a gap
   int n_runs = 0;
 };
 
@@ -81,7 +86,7 @@ struct Batch {
   static constexpr int kStep = kMaxThreads * kLaneCols;
   float v[kBatch][kLaneCols];
 
-  __device__ __forceinline__ void read(const Args& a, const float* x, Columns run, int first) {
+  __device__ __forceinline__ void read(const Args& a, const float* x, Run run, int first) {
     const int c = first + static_cast<int>(threadIdx.x) * kLaneCols;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
@@ -275,14 +280,16 @@ struct Share {
   }
 };
 
-// Grid: [padded tokens, parts of a token's segments]. Padding becomes zeros. All loads of a warp's
+__device__ __forceinline__ bool is_padding(const Args& a) {
+  return static_cast<int>(blockIdx.x) >= a.tokens;
+}
+
+// The thread block's part of a token whose input is x. Padding becomes zeros. All loads of a warp's
 // first segment and of the sum of squares are on their way before any is waited for.
 template <Reading reading>
-__global__ void __launch_bounds__(kMaxThreads, 2) prepare(Args a) {
-  begin_kernel();
+__device__ __forceinline__ void round_row(const Args& a, const float* x) {
   const int token = static_cast<int>(blockIdx.x);
-  const bool padding = token >= a.tokens;
-  const float* x = a.from.x + (padding ? 0 : token) * a.from.ldx;
+  const bool padding = is_padding(a);
   const int end = min(a.segments, (static_cast<int>(blockIdx.y) + 1) * a.share);
   int segment = static_cast<int>(blockIdx.y) * a.share + static_cast<int>(threadIdx.x / 32);
   Share mine;
@@ -303,20 +310,104 @@ __global__ void __launch_bounds__(kMaxThreads, 2) prepare(Args a) {
   }
 }
 
+// Grid: [padded tokens, parts of a token's segments], as of the kernels below.
+template <Reading reading>
+__global__ void __launch_bounds__(kMaxThreads, 2) prepare(Args a) {
+  begin_kernel();
+  round_row<reading>(a, a.from.x + (is_padding(a) ? 0 : blockIdx.x) * a.from.ldx);
+}
+
+// A row that each of its thread blocks makes, whole, in shared memory. One of them writes each
+// column of y.
+class MadeRow {
+ public:
+  __device__ __forceinline__ explicit MadeRow(const MadeRows& rows)
+      : x_(rows.x + blockIdx.x * rows.dim), y_(rows.y + blockIdx.x * rows.dim) {
+    const int share = (static_cast<int>(rows.dim) / 4 + gridDim.y - 1) / gridDim.y * 4;
+    begin_ = static_cast<int>(blockIdx.y) * share;
+    end_ = begin_ + share;
+  }
+  static __device__ __forceinline__ float* shared() {
+    extern __shared__ float4 row[];
+    return reinterpret_cast<float*>(row);
+  }
+  __device__ __forceinline__ const float* x() const { return x_; }
+  __device__ __forceinline__ void operator()(int column, const Columns<true>& v) const {
+    v.store(shared() + column);
+    if (column >= begin_ && column < end_) v.store(y_ + column);
+  }
+
+ private:
+  const float* x_;
+  float* y_;
+  int begin_, end_;
+};
+
+template <Reading reading, bool centered>
+__global__ void __launch_bounds__(kMaxThreads) prepare_normed(Args a, MadeRows rows, int threads) {
+  const auto dim = static_cast<int>(rows.dim);
+  // Ahead, as norms.cu does.
+  const Row<true> weights(rows.with, rows.with == nullptr ? 0 : dim, threads);
+  begin_kernel();
+  if (!is_padding(a)) {
+    const MadeRow made(rows);
+    const Row<true> row(made.x(), dim, threads);
+    normalize<centered>(row, weights, rows.with, rows.bias, rows.eps, dim, made);
+  }
+  __syncthreads();
+  round_row<reading>(a, MadeRow::shared());
+}
+
+template <Reading reading>
+__global__ void __launch_bounds__(kMaxThreads) prepare_gated(Args a, MadeRows rows) {
+  constexpr int kLoads = 3;  // of each input, on their way
+  begin_kernel();
+  if (!is_padding(a)) {
+    const MadeRow made(rows);
+    const float* up = rows.with + blockIdx.x * rows.dim;
+    const auto dim = static_cast<int>(rows.dim);
+    const auto step = static_cast<int>(blockDim.x) * 4;
+    for (int first = static_cast<int>(threadIdx.x) * 4; first < dim; first += kLoads * step) {
+      Columns<true> gates[kLoads], ups[kLoads];
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        const int column = first + i * step;
+        if (column < dim) gates[i].load(made.x() + column), ups[i].load(up + column);
+      }
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        const int column = first + i * step;
+        if (column >= dim) continue;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) gates[i].v[j] = silu_mul_of(gates[i].v[j], ups[i].v[j]);
+        made(column, gates[i]);
+      }
+    }
+  }
+  __syncthreads();
+  round_row<reading>(a, MadeRow::shared());
+}
+
 std::size_t round_up_16(std::size_t n) { return (n + 15) / 16 * 16; }
 
 int padded(int tokens) { return divide_up(tokens, kTile) * kTile; }
 
-auto kernel_for(const ActivationSource& from, std::span<const ActivationBand> bands) {
+Reading reading_of(const ActivationSource& from, std::span<const ActivationBand> bands) {
   auto places =
       reinterpret_cast<std::uintptr_t>(from.x) | reinterpret_cast<std::uintptr_t>(from.source) |
       reinterpret_cast<std::uintptr_t>(from.factor) | static_cast<std::uintptr_t>(from.ldx % 4 * 4);
   for (const ActivationBand& band : bands) {
     places |= static_cast<std::uintptr_t>((band.col_begin | band.cols) % 4 * 4);
   }
-  if (places % 16 != 0) return prepare<Reading::one_by_one>;
-  const bool mapped = from.source != nullptr || from.factor != nullptr;
-  return mapped ? prepare<Reading::mapped> : prepare<Reading::plain>;
+  if (places % 16 != 0) return Reading::one_by_one;
+  return from.source != nullptr || from.factor != nullptr ? Reading::mapped : Reading::plain;
+}
+
+ActivationSource source_of(const MadeRows& rows, const ActivationSource& from) {
+  ActivationSource made = from;
+  made.x = rows.y;
+  made.ldx = rows.dim;
+  return made;
 }
 
 // Bytes of a band's codes, factors and flags.
@@ -356,11 +447,26 @@ std::array<DeviceInput, kMaxBands> lay_out_activations(std::span<const Activatio
   return inputs;
 }
 
-cudaError_t launch_prepare(const ActivationSource& from, std::span<const ActivationBand> bands,
-                           int tokens, std::byte* memory, cudaStream_t stream) {
+namespace {
+
+// What a launch is given, and its shape.
+struct Call {
+  Args args;
+  dim3 grid;
+  unsigned threads = 0;
+};
+
+// Of the matrix alone, as the order of the sum of squares follows from it.
+unsigned threads_for(int longest_run) {
+  return static_cast<unsigned>(
+      std::clamp(divide_up(longest_run, 32 * kLaneCols) * 32, 32, kMaxThreads));
+}
+
+cudaError_t arrange(const ActivationSource& from, std::span<const ActivationBand> bands, int tokens,
+                    std::byte* memory, Call* call) {
   if (tokens < 1 || bands.empty() || bands.size() > kMaxBands) return cudaErrorInvalidValue;
   const auto inputs = lay_out_activations(bands, tokens, memory);
-  Args args;
+  Args& args = call->args;
   args.from = from;
   args.tokens = tokens;
   args.padded_tokens = padded(tokens);
@@ -379,14 +485,75 @@ cudaError_t launch_prepare(const ActivationSource& from, std::span<const Activat
   const int most =
       std::min(kMostBlocks / args.padded_tokens, divide_up(args.segments, kLeastShare));
   args.share = std::max(1, divide_up(args.segments, std::max(1, most)));
-  const dim3 grid(static_cast<unsigned>(args.padded_tokens),
-                  static_cast<unsigned>(std::max(1, divide_up(args.segments, args.share))));
-  // Of the matrix alone, as the order of the sum of squares follows from it.
+  call->grid = {static_cast<unsigned>(args.padded_tokens),
+                static_cast<unsigned>(std::max(1, divide_up(args.segments, args.share)))};
   int longest = 0;
-  for (const Columns& run : args.runs) longest = std::max(longest, run.n);
-  const auto threads =
-      static_cast<unsigned>(std::clamp(divide_up(longest, 32 * kLaneCols) * 32, 32, kMaxThreads));
-  return launch(stream, grid, threads, 0, kernel_for(from, bands), args);
+  for (const Run& run : args.runs) longest = std::max(longest, run.n);
+  call->threads = threads_for(longest);
+  return cudaSuccess;
+}
+
+template <typename Kernel, typename... Rest>
+cudaError_t launch_made(const Call& call, const MadeRows& rows, cudaStream_t stream, Kernel* kernel,
+                        const Rest&... rest) {
+  const auto shared = static_cast<std::size_t>(rows.dim) * sizeof(float);
+  if (shared > kDefaultShared) {
+    const cudaError_t error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+    if (error != cudaSuccess) return error;
+  }
+  return launch(stream, call.grid, call.threads, shared, kernel, call.args, rows, rest...);
+}
+
+}  // namespace
+
+cudaError_t launch_prepare(const ActivationSource& from, std::span<const ActivationBand> bands,
+                           int tokens, std::byte* memory, cudaStream_t stream) {
+  Call call;
+  const cudaError_t error = arrange(from, bands, tokens, memory, &call);
+  if (error != cudaSuccess) return error;
+  const Reading reading = reading_of(from, bands);
+  const auto kernel = reading == Reading::plain    ? prepare<Reading::plain>
+                      : reading == Reading::mapped ? prepare<Reading::mapped>
+                                                   : prepare<Reading::one_by_one>;
+  return launch(stream, call.grid, call.threads, 0, kernel, call.args);
+}
+
+bool can_make(const MadeRows& rows, const ActivationSource& from,
+              std::span<const ActivationBand> bands, int tokens) {
+  std::uintptr_t places = 0;
+  for (const float* p : {rows.x, rows.with, rows.bias, static_cast<const float*>(rows.y)}) {
+    places |= reinterpret_cast<std::uintptr_t>(p);
+  }
+  if (places % 16 != 0 || rows.dim % 4 != 0 || rows.dim > kMostMadeCols) return false;
+  // What others read while it is written; more tokens than thread blocks that run at once.
+  if (rows.y == rows.x || rows.y == rows.with || padded(tokens) > kMostBlocks) return false;
+  if (reading_of(source_of(rows, from), bands) == Reading::one_by_one) return false;
+  if (rows.by == MadeRows::By::silu_mul) return true;
+  int cols = 0;
+  for (const ActivationBand& band : bands) cols = std::max(cols, band.cols);
+  return norm_threads(static_cast<int>(rows.dim)) <= static_cast<int>(threads_for(cols));
+}
+
+cudaError_t launch_prepare(const MadeRows& rows, const ActivationSource& from,
+                           std::span<const ActivationBand> bands, int tokens, std::byte* memory,
+                           cudaStream_t stream) {
+  if (!can_make(rows, from, bands, tokens)) return cudaErrorInvalidValue;
+  Call call;
+  const cudaError_t error = arrange(source_of(rows, from), bands, tokens, memory, &call);
+  if (error != cudaSuccess) return error;
+  const bool mapped = reading_of(call.args.from, bands) == Reading::mapped;
+  if (rows.by == MadeRows::By::silu_mul) {
+    return launch_made(call, rows, stream,
+                       mapped ? prepare_gated<Reading::mapped> : prepare_gated<Reading::plain>);
+  }
+  const auto normed = [&]<bool centered>(std::bool_constant<centered>) {
+    return launch_made(call, rows, stream,
+                       mapped ? prepare_normed<Reading::mapped, centered>
+                              : prepare_normed<Reading::plain, centered>,
+                       norm_threads(static_cast<int>(rows.dim)));
+  };
+  return rows.by == MadeRows::By::layer_norm ? normed(std::true_type{}) : normed(std::false_type{});
 }
 
 }  // namespace tenfold::cuda

@@ -40,4 +40,25 @@ std::array<DeviceInput, kMaxBands> lay_out_activations(std::span<const Activatio
 cudaError_t launch_prepare(const ActivationSource& from, std::span<const ActivationBand> bands,
                            int tokens, std::byte* memory, cudaStream_t stream);
 
+// Rows y that the same launch makes: the operations of ops.h.
+struct MadeRows {
+  enum class By { rms_norm, layer_norm, silu_mul };
+  By by = By::rms_norm;
+  const float* x = nullptr;     // [tokens, dim]
+  const float* with = nullptr;  // a norm's weight [dim] or null, or up [tokens, dim]
+  const float* bias = nullptr;  // [dim] or null
+  float eps = 0;
+  std::int64_t dim = 0;
+  float* y = nullptr;  // [tokens, dim]
+};
+
+// Whether one launch can, and is worth it: not where y is one of the inputs, which all thread
+// blocks of a token read.
+bool can_make(const MadeRows& rows, const ActivationSource& from,
+              std::span<const ActivationBand> bands, int tokens);
+// Of y; from.x and from.ldx mean nothing. The bits of one operation after the other.
+cudaError_t launch_prepare(const MadeRows& rows, const ActivationSource& from,
+                           std::span<const ActivationBand> bands, int tokens, std::byte* memory,
+                           cudaStream_t stream);
+
 }  // namespace tenfold::cuda

@@ -4,10 +4,12 @@
 #include <cuda_fp16.h>
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "kernels/cuda/exp.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/rope.cuh"
 
 namespace tenfold::cuda {
 namespace {
@@ -22,48 +24,49 @@ dim3 grid_for(std::int64_t cols, std::int64_t rows) {
   return {blocks_for(cols), static_cast<unsigned>(std::min(rows, kMostBlocks))};
 }
 
-bool aligned16(const void* a, const void* b) {
-  return (reinterpret_cast<std::uintptr_t>(a) | reinterpret_cast<std::uintptr_t>(b)) % 16 == 0;
+bool aligned16(std::initializer_list<const void*> all) {
+  std::uintptr_t places = 0;
+  for (const void* p : all) places |= reinterpret_cast<std::uintptr_t>(p);
+  return places % 16 == 0;
 }
 
 __device__ std::int64_t first_index() { return std::int64_t{blockIdx.x} * kThreads + threadIdx.x; }
 __device__ std::int64_t index_step() { return std::int64_t{gridDim.x} * kThreads; }
 
 struct SiluMul {
-  __device__ float operator()(float gate, float up) const {
-    return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, exp_of(-gate))), up);
-  }
+  __device__ float operator()(float gate, float up) const { return silu_mul_of(gate, up); }
 };
 struct Relu {
   __device__ float operator()(float x, float) const { return x > 0.0f ? x : 0.0f; }
 };
 
-// x[i] = function(x[i], other[i]), four at a time where `vector`: then both are aligned to 16.
+// y[i] = function(x[i], other[i]), four at a time where `vector`: then all are aligned to 16.
 template <bool vector, typename Function>
 __global__ void __launch_bounds__(kThreads)
-    apply(float* x, const float* other, std::int64_t n, Function function) {
+    apply(const float* x, const float* other, std::int64_t n, float* y, Function function) {
   begin_kernel();
   const std::int64_t n_vectors = vector ? n / 4 : 0;
   for (std::int64_t i = first_index(); i < n_vectors; i += index_step()) {
-    float4 a = reinterpret_cast<float4*>(x)[i];
+    float4 a = reinterpret_cast<const float4*>(x)[i];
     const float4 b = reinterpret_cast<const float4*>(other)[i];
     a = {function(a.x, b.x), function(a.y, b.y), function(a.z, b.z), function(a.w, b.w)};
-    reinterpret_cast<float4*>(x)[i] = a;
+    reinterpret_cast<float4*>(y)[i] = a;
   }
   for (std::int64_t i = 4 * n_vectors + first_index(); i < n; i += index_step()) {
-    x[i] = function(x[i], other[i]);
+    y[i] = function(x[i], other[i]);
   }
 }
 
 template <typename Function>
-cudaError_t launch_apply(float* x, const float* other, std::int64_t n, Function function,
-                         cudaStream_t stream) {
+cudaError_t launch_apply(const float* x, const float* other, std::int64_t n, float* y,
+                         Function function, cudaStream_t stream) {
   if (n == 0) return cudaSuccess;
-  if (aligned16(x, other)) {
+  if (aligned16({x, other, y})) {
     return launch(stream, blocks_for((n + 3) / 4), kThreads, 0, apply<true, Function>, x, other, n,
-                  function);
+                  y, function);
   }
-  return launch(stream, blocks_for(n), kThreads, 0, apply<false, Function>, x, other, n, function);
+  return launch(stream, blocks_for(n), kThreads, 0, apply<false, Function>, x, other, n, y,
+                function);
 }
 
 // A thread for each pair of a token.
@@ -75,12 +78,8 @@ __global__ void __launch_bounds__(kThreads)
   for (std::int64_t t = blockIdx.y; t < tokens; t += gridDim.y) {
     for (int p = static_cast<int>(first_index()); p < pairs; p += static_cast<int>(index_step())) {
       const int head = p / half, i = p % half;
-      float* v = x + (t * heads + head) * 2 * half;
-      float* a = v + (interleaved ? 2 * i : i);
-      float* b = interleaved ? a + 1 : a + half;
-      const float a0 = *a, b0 = *b, c = cos[t * half + i], s = sin[t * half + i];
-      *a = __fsub_rn(__fmul_rn(a0, c), __fmul_rn(b0, s));
-      *b = __fadd_rn(__fmul_rn(a0, s), __fmul_rn(b0, c));
+      rotate_pair(x + (t * heads + head) * 2 * half, i, half, interleaved, cos[t * half + i],
+                  sin[t * half + i]);
     }
   }
 }
@@ -128,12 +127,13 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-cudaError_t silu_mul(float* gate, const float* up, std::int64_t n, cudaStream_t stream) {
-  return launch_apply(gate, up, n, SiluMul{}, stream);
+cudaError_t silu_mul(const float* gate, const float* up, std::int64_t n, float* y,
+                     cudaStream_t stream) {
+  return launch_apply(gate, up, n, y, SiluMul{}, stream);
 }
 
 cudaError_t relu(float* x, std::int64_t n, cudaStream_t stream) {
-  return launch_apply(x, x, n, Relu{}, stream);
+  return launch_apply(x, x, n, x, Relu{}, stream);
 }
 
 cudaError_t rope(float* x, const float* cos, const float* sin, std::int64_t tokens,

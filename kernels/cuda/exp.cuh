@@ -19,4 +19,8 @@ __device__ __forceinline__ float exp_of(float x) {
   return __fmul_rn(p, __int_as_float((__float2int_rn(n) + 127) << 23));
 }
 
+__device__ __forceinline__ float silu_mul_of(float gate, float up) {
+  return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0f, exp_of(-gate))), up);
+}
+
 }  // namespace tenfold::cuda

@@ -39,6 +39,11 @@ cudaError_t rope(float* x, const float* cos, const float* sin, std::int64_t toke
 cudaError_t store_kv(const KvLayer& kv, const DevicePlaces& places, const float* k, const float* v,
                      cudaStream_t stream);
 
+// rope() of q [tokens, heads * head_dim] and of k, then store_kv(): in one launch.
+cudaError_t rope_and_store_kv(const KvLayer& kv, const DevicePlaces& places, const float* cos,
+                              const float* sin, std::int64_t heads, bool interleaved, float* q,
+                              float* k, const float* v, cudaStream_t stream);
+
 // Bytes of scratch, aligned to 16, that attention() needs for a step of so many tokens.
 std::size_t attention_scratch(std::int64_t tokens, std::int64_t heads, std::int64_t head_dim,
                               int stride);
@@ -50,7 +55,9 @@ cudaError_t attention(const KvLayer& kv, const DevicePlaces& places, const float
                       std::int64_t heads, float scale, float* out, void* scratch,
                       cudaStream_t stream);
 
-cudaError_t silu_mul(float* gate, const float* up, std::int64_t n, cudaStream_t stream);
+// y may be gate.
+cudaError_t silu_mul(const float* gate, const float* up, std::int64_t n, float* y,
+                     cudaStream_t stream);
 cudaError_t relu(float* x, std::int64_t n, cudaStream_t stream);
 
 // A table of rows as it lies on the device, its bands in column order without gaps.
@@ -69,10 +76,9 @@ cudaError_t gather_rows(const float* x, const std::int32_t* rows, std::int64_t n
 // NaN where any of the row's logits is.
 cudaError_t nll(const float* logits, std::int64_t vocab, const std::int32_t* targets,
                 std::int64_t n, double* nll, cudaStream_t stream);
-// Of the largest of each row, the lower index where they tie. NaNs are never the largest; 0 where
-// there is nothing else.
-cudaError_t argmax(const float* logits, std::int64_t vocab, std::int64_t n, std::int32_t* best,
-                   cudaStream_t stream);
+// The k best of each of n rows; where k is out of range, cudaErrorInvalidValue.
+cudaError_t top_k(const float* logits, std::int64_t vocab, std::int64_t n, int k, TopLogit* best,
+                  cudaStream_t stream);
 
 // What an input map makes of activations, as cuBLAS takes it:
 // out[t, c] = x[t * ldx + source[c]] * factor[c], rounded to f32, f16 or bf16. source null: c;

@@ -78,6 +78,28 @@ class Problem {
     check_cuda(cuda::store_kv(device_kv_, places.on_device, k, v, nullptr), "store_kv");
     check_cuda(cudaDeviceSynchronize(), "store_kv");
   }
+  // Turns queries and keys by random angles and stores; returns what was turned.
+  std::vector<std::vector<float>> turn_and_store(const std::vector<Token>& tokens, bool interleaved,
+                                                 bool together) const {
+    const Places places(*this, tokens);
+    const DeviceArray<float> q(gather(q_, tokens)), k(gather(k_, tokens)), v(gather(v_, tokens));
+    const auto n = static_cast<std::int64_t>(tokens.size());
+    const auto angles = static_cast<std::size_t>(n * shape_.head_dim / 2);
+    const DeviceArray<float> cos(random_floats(angles, 4)), sin(random_floats(angles, 5));
+    if (together) {
+      check_cuda(cuda::rope_and_store_kv(device_kv_, places.on_device, cos, sin, shape_.heads,
+                                         interleaved, q, k, v, nullptr),
+                 "rope_and_store_kv");
+      return {q.read(), k.read()};
+    }
+    const auto turn = [&](float* x, std::int64_t heads) {
+      check_cuda(cuda::rope(x, cos, sin, n, heads, shape_.head_dim, interleaved, nullptr), "rope");
+    };
+    turn(q, shape_.heads);
+    turn(k, shape_.kv_heads);
+    check_cuda(cuda::store_kv(device_kv_, places.on_device, k, v, nullptr), "store_kv");
+    return {q.read(), k.read()};
+  }
   const std::vector<std::byte>& host_bytes() const { return host_; }
   std::vector<std::byte> device_bytes() const { return device_.read(); }
 
@@ -310,6 +332,24 @@ TEST_F(CudaAttention, StoresTheCpusBytes) {
   }
 }
 
+TEST_F(CudaAttention, TurnsAndStoresAtOnce) {
+  for (const Shape& shape :
+       {Shape{1, 1, 2, 1}, Shape{6, 2, 20, 33}, Shape{3, 3, 64, 16, 2}, Shape{7, 1, 80, 5},
+        Shape{4, 2, 128, 2}, Shape{8, 4, 96, 64, 2}, Shape{2, 1, 256, 70}}) {
+    for (const KvType type : kTypes) {
+      for (const bool interleaved : {false, true}) {
+        const Problem apart(shape, type), together(shape, type);
+        const std::vector<Token> tokens = all_tokens(shape);
+        ASSERT_EQ(apart.turn_and_store(tokens, interleaved, false),
+                  together.turn_and_store(tokens, interleaved, true))
+            << shape.heads << "/" << shape.kv_heads << " x " << shape.head_dim;
+        ASSERT_EQ(apart.device_bytes(), together.device_bytes())
+            << shape.heads << "/" << shape.kv_heads << " x " << shape.head_dim;
+      }
+    }
+  }
+}
+
 // Whole sequences as one step each: many tokens share a thread block's loads.
 TEST_F(CudaAttention, MatchesDouble) {
   for (const Shape& shape :
@@ -513,6 +553,8 @@ TEST_F(CudaAttention, RefusesWhatItCannotDo) {
   EXPECT_EQ(cuda::attention(kv, places, none, 3, 1, none, nullptr, nullptr), cudaErrorInvalidValue);
   EXPECT_EQ(cuda::attention(kv, places, none, 4, 1, none, nullptr, nullptr), cudaSuccess);
   EXPECT_EQ(cuda::store_kv(kv, places, none, none, nullptr), cudaSuccess);
+  EXPECT_EQ(cuda::rope_and_store_kv(kv, places, none, none, 4, false, none, none, none, nullptr),
+            cudaSuccess);
 }
 
 // What scratch a step needs never falls with its tokens.

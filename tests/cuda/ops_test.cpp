@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <span>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/device_layout.h"
@@ -142,8 +143,8 @@ TEST_F(CudaOps, SiluMulOverTheWholeRange) {
   for (std::size_t n = gate.size(); n + 6 > gate.size(); --n) {
     std::vector<float> expected(gate.begin(), gate.begin() + static_cast<std::ptrdiff_t>(n));
     const DeviceArray<float> x(expected), device_up(up);
-    check_cuda(cuda::silu_mul(x, device_up, count(expected), nullptr), "silu_mul");
-    reference()->silu_mul(expected.data(), up.data(), count(expected));
+    check_cuda(cuda::silu_mul(x, device_up, count(expected), x, nullptr), "silu_mul");
+    reference()->silu_mul(expected.data(), up.data(), count(expected), expected.data());
     const std::vector<float> y = x.read();
     for (std::size_t i = 0; i < n; ++i) {
       if (std::isfinite(expected[i])) {
@@ -306,28 +307,73 @@ TEST_F(CudaOps, NegativeLogLikelihoodsThatAreNotFinite) {
   EXPECT_TRUE(std::isfinite(result[4]));
 }
 
-TEST_F(CudaOps, ArgmaxTakesTheLowerIndex) {
-  for (const std::size_t vocab : {1u, 2u, 33u, 512u, 513u, 4099u}) {
-    std::vector<float> logits = random_floats(4 * vocab, 1);
-    logits[vocab + vocab / 2] = logits[2 * vocab - 1] = 7;  // row 1: a tie
-    std::fill_n(logits.begin() + static_cast<std::ptrdiff_t>(2 * vocab), vocab, -kInf);
-    std::fill_n(logits.begin() + static_cast<std::ptrdiff_t>(3 * vocab), vocab, kNan);
-    const DeviceArray<float> device_logits(logits);
-    const DeviceArray<std::int32_t> best(std::size_t{4});
-    check_cuda(cuda::argmax(device_logits, static_cast<std::int64_t>(vocab), 4, best, nullptr),
-               "argmax");
-    const auto end = logits.begin() + static_cast<std::ptrdiff_t>(vocab);
-    const auto first = std::max_element(logits.begin(), end) - logits.begin();
-    EXPECT_EQ(best.read(), (std::vector<std::int32_t>{static_cast<std::int32_t>(first),
-                                                      static_cast<std::int32_t>(vocab / 2), 0, 0}))
-        << vocab;
-  }
-  std::vector<float> logits(700, kNan);
-  logits[650] = -3;
+std::vector<TopLogit> best_of(const std::vector<float>& logits, std::size_t k) {
+  std::vector<TopLogit> best;
+  for (const float logit : logits) best.push_back({logit, static_cast<std::int32_t>(best.size())});
+  const auto better = [](const TopLogit& a, const TopLogit& b) {
+    return std::isnan(a.logit) ? !std::isnan(b.logit) : a.logit > b.logit;
+  };
+  std::ranges::stable_sort(best, better);
+  best.resize(k);
+  return best;
+}
+
+void check_top(const std::vector<float>& logits, std::size_t vocab, int k) {
+  const std::size_t rows = logits.size() / vocab, n = static_cast<std::size_t>(k);
   const DeviceArray<float> device_logits(logits);
-  const DeviceArray<std::int32_t> best(std::size_t{1});
-  check_cuda(cuda::argmax(device_logits, 700, 1, best, nullptr), "argmax");
-  EXPECT_EQ(best.read()[0], 650);
+  const DeviceArray<TopLogit> best(rows * n);
+  check_cuda(cuda::top_k(device_logits, static_cast<std::int64_t>(vocab),
+                         static_cast<std::int64_t>(rows), k, best, nullptr),
+             "top_k");
+  const std::vector<TopLogit> found = best.read();
+  for (std::size_t row = 0; row < rows; ++row) {
+    const auto begin = logits.begin() + static_cast<std::ptrdiff_t>(row * vocab);
+    const auto expected = best_of({begin, begin + static_cast<std::ptrdiff_t>(vocab)}, n);
+    for (std::size_t i = 0; i < n; ++i) {
+      const TopLogit& top = found[row * n + i];
+      ASSERT_EQ(top.token, expected[i].token) << vocab << ", row " << row << ", place " << i;
+      ASSERT_TRUE(top.logit == expected[i].logit ||
+                  (std::isnan(top.logit) && std::isnan(expected[i].logit)))
+          << top.logit << " and " << expected[i].logit;
+    }
+  }
+}
+
+TEST_F(CudaOps, TopLogitsAreTheBestOfEachRow) {
+  for (const std::size_t vocab : {1u, 2u, 33u, 512u, 1023u, 1025u, 4099u, 32000u}) {
+    std::vector<float> logits = random_floats(7 * vocab, 1);
+    const auto row = [&](std::size_t i) { return std::span(logits).subspan(i * vocab, vocab); };
+    row(1)[vocab / 2] = row(1)[vocab - 1] = 7;  // a tie
+    std::ranges::fill(row(2), -kInf);
+    std::ranges::fill(row(3), kNan);
+    for (float& logit : row(4)) logit = std::round(4 * logit);  // many, zeros of both signs
+    row(5)[vocab / 3] = kNan, row(5)[vocab - 1] = kInf;
+    for (std::size_t i = 0; i + 1 < vocab; ++i) row(6)[i] = -kInf;
+    for (const int k : {1, 2, 40, kMostTopLogits}) {
+      if (static_cast<std::size_t>(k) > vocab) continue;
+      check_top(logits, vocab, k);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// Nearly all of the best ones in a few threads' columns: more than are held.
+TEST_F(CudaOps, TopLogitsOfAFewColumns) {
+  const std::size_t vocab = 40000;
+  std::vector<float> logits = random_floats(2 * vocab, 1);
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    if (i % vocab % 1024 >= 64) logits[i] -= 10;
+  }
+  for (const int k : {1, 40, kMostTopLogits}) check_top(logits, vocab, k);
+}
+
+TEST_F(CudaOps, TopLogitsRefusesWhatItCannotDo) {
+  const float* none = nullptr;
+  for (const int k : {0, 11, kMostTopLogits + 1}) {
+    EXPECT_EQ(cuda::top_k(none, k == 11 ? 10 : 1000, 1, k, nullptr, nullptr),
+              cudaErrorInvalidValue);
+  }
+  EXPECT_EQ(cuda::top_k(none, 10, 0, 1, nullptr, nullptr), cudaSuccess);
 }
 
 TEST_F(CudaOps, RowsAreConvertedThroughAnInputMap) {
@@ -412,11 +458,10 @@ TEST_F(CudaOps, NoTokensAreNoError) {
   EXPECT_EQ(cuda::rms_norm(none, none, 1e-5f, 0, 8, none, nullptr), cudaSuccess);
   EXPECT_EQ(cuda::layer_norm(none, none, none, 1e-5f, 0, 8, none, nullptr), cudaSuccess);
   EXPECT_EQ(cuda::rope(none, none, none, 0, 2, 8, false, nullptr), cudaSuccess);
-  EXPECT_EQ(cuda::silu_mul(none, none, 0, nullptr), cudaSuccess);
+  EXPECT_EQ(cuda::silu_mul(none, none, 0, none, nullptr), cudaSuccess);
   EXPECT_EQ(cuda::relu(none, 0, nullptr), cudaSuccess);
   EXPECT_EQ(cuda::gather_rows(none, nullptr, 0, 8, none, nullptr), cudaSuccess);
   EXPECT_EQ(cuda::nll(none, 8, nullptr, 0, nullptr, nullptr), cudaSuccess);
-  EXPECT_EQ(cuda::argmax(none, 8, 0, nullptr, nullptr), cudaSuccess);
   EXPECT_EQ(cuda::convert_rows(none, 8, nullptr, nullptr, 0, 8, Format::f16, nullptr, nullptr),
             cudaSuccess);
   EXPECT_EQ(cuda::add_bias(none, none, 0, 8, none, 8, false, nullptr), cudaSuccess);

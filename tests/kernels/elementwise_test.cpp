@@ -60,7 +60,7 @@ TEST_P(ElementwiseTest, SiluMulOverTheWholeRange) {
     up.push_back(1.5f);
   }
   const std::vector<float> x = gate;
-  kernels().silu_mul(gate.data(), up.data(), static_cast<std::int64_t>(gate.size()));
+  kernels().silu_mul(x.data(), up.data(), static_cast<std::int64_t>(gate.size()), gate.data());
   for (std::size_t i = 0; i < x.size(); ++i) {
     const double expected = 1.5 * x[i] / (1.0 + std::exp(-static_cast<double>(x[i])));
     EXPECT_NEAR(gate[i], expected, std::fabs(expected) * 8 * kEps + 1e-35) << x[i];

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -109,6 +110,69 @@ TEST(Sampler, TopKKeepsTheKBest) {
   EXPECT_EQ(found.size(), 2u);
   EXPECT_NEAR(found.at(1), 4.0 / 7, tolerance(4.0 / 7));
   EXPECT_NEAR(found.at(3), 3.0 / 7, tolerance(3.0 / 7));
+}
+
+// As a device finds them.
+std::vector<TopLogit> best_of(const std::vector<float>& logits, int k) {
+  std::vector<TopLogit> best;
+  for (const float logit : logits) best.push_back({logit, static_cast<std::int32_t>(best.size())});
+  std::ranges::stable_sort(best,
+                           [](const TopLogit& a, const TopLogit& b) { return a.logit > b.logit; });
+  best.resize(static_cast<std::size_t>(k));
+  return best;
+}
+
+TEST(Sampler, DrawsFromTheBestWhatItDrawsFromAll) {
+  std::vector<float> logits;
+  for (int i = 0; i < 500; ++i) logits.push_back(static_cast<float>(i * 7919 % 83) * 0.1f);
+  logits[400] = logits[7] = 20;
+  std::vector<float> banned(500, -kInfinity);
+  banned[3] = banned[90] = 1;
+  for (const float temperature : {0.0f, 0.5f, 3.0f}) {
+    for (const int top_k : {1, 5, kMostTopLogits}) {
+      for (const float top_p : {0.7f, 1.0f}) {
+        for (const float min_p : {0.0f, 0.2f}) {
+          SamplerOptions o = neutral();
+          o.temperature = temperature, o.top_k = top_k, o.top_p = top_p, o.min_p = min_p;
+          Sampler all(o), best(o);
+          const int k = best.top_logits(500);
+          ASSERT_EQ(k, temperature == 0 ? 1 : top_k);
+          for (int i = 0; i < 40; ++i) {
+            const std::vector<float>& from = i % 2 == 0 ? logits : banned;
+            ASSERT_EQ(best.sample_top(best_of(from, k)), all.sample(from));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(Sampler, NeedsAllLogitsWhereOthersMatter) {
+  SamplerOptions o = neutral();
+  o.top_k = 40;
+  EXPECT_EQ(Sampler(o).top_logits(500), 40);
+  EXPECT_EQ(Sampler(o).top_logits(40), 0);
+  o.presence_penalty = 0.5f;
+  EXPECT_EQ(Sampler(o).top_logits(500), 0);
+  o.presence_penalty = 0;
+  o.logit_bias = {{3, 1.0f}};
+  EXPECT_EQ(Sampler(o).top_logits(500), 0);
+  o.logit_bias.clear();
+  for (const int top_k : {0, kMostTopLogits + 1}) {
+    o.top_k = top_k;
+    EXPECT_EQ(Sampler(o).top_logits(500), 0);
+  }
+  o.temperature = 0;
+  EXPECT_EQ(Sampler(o).top_logits(500), 1);
+}
+
+TEST(Sampler, BestLogitsThatAreNotNumbers) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const float bad : {nan, kInfinity}) {
+    EXPECT_THROW(Sampler(neutral()).sample_top(std::vector<TopLogit>{{bad, 3}, {1, 2}}), Error);
+  }
+  EXPECT_THROW(Sampler(neutral()).sample_top(std::vector<TopLogit>{{-kInfinity, 3}}), Error);
+  EXPECT_THROW(Sampler(neutral()).sample_top({}), Error);
 }
 
 TEST(Sampler, TopKBreaksTiesByLowestId) {

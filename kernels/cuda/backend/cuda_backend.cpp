@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "kernels/cuda/backend/check.h"
 
@@ -89,16 +90,19 @@ T* CudaBackend::scratch(Scratch& memory, std::size_t count) {
 
 void CudaBackend::to_device(void* to, const void* from, std::size_t bytes) {
   make_current();
+  make_rows();
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copy to its memory");
 }
 
 void CudaBackend::to_host(void* to, const void* from, std::size_t bytes) {
   make_current();
+  make_rows();
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copy from its memory");
   check(cudaStreamSynchronize(stream_), "finish its work");
 }
 
 void CudaBackend::copy(void* to, const void* from, std::size_t bytes) {
+  make_rows();
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "copy its memory");
 }
 
@@ -106,6 +110,21 @@ const float* CudaBackend::on_host(const float* x, std::size_t n) {
   auto* to = pinned_.get<float>(n, pinned_memory);
   to_host(to, x, n * sizeof(float));
   return to;
+}
+
+void CudaBackend::forget(const MatrixView& weight) {
+  make_rows();
+  weights_.forget(weight);
+}
+
+void CudaBackend::forget(const float* values) {
+  make_rows();
+  weights_.forget(values);
+}
+
+void CudaBackend::forget_all() {
+  make_rows();
+  weights_.forget_all();
 }
 
 void CudaBackend::place(const TokenPlaces& places) {
@@ -140,7 +159,8 @@ void CudaBackend::place(const TokenPlaces& places) {
 }
 
 void CudaBackend::run(const StepKey& key, const std::function<void()>& step) {
-  if (key.tokens > kRecordedTokens || tuning_) return step();
+  make_rows();
+  if (key.tokens > kRecordedTokens || tuning_) return run_whole(step);
   const auto same = [&](const Graph& graph) {
     return graph.key == key && graph.stride == places_.stride;
   };
@@ -148,7 +168,7 @@ void CudaBackend::run(const StepKey& key, const std::function<void()>& step) {
   if (found == graphs_.end() || found->version != version()) {
     // As it is, until that allocates nothing and brings no weights.
     const std::uint64_t before = version();
-    step();
+    run_whole(step);
     if (found == graphs_.end()) {
       if (graphs_.size() == kMostGraphs) drop_graphs();
       found = graphs_.insert(graphs_.end(), Graph{key, places_.stride, 0, nullptr});
@@ -161,11 +181,22 @@ void CudaBackend::run(const StepKey& key, const std::function<void()>& step) {
   check(cudaGraphLaunch(found->exec, stream_), "replay a step");
 }
 
+// With what its last operations left to be done.
+void CudaBackend::run_whole(const std::function<void()>& step) {
+  try {
+    step();
+    make_rows();
+  } catch (...) {
+    pending_.reset();
+    throw;
+  }
+}
+
 cudaGraphExec_t CudaBackend::record(const std::function<void()>& step) {
   check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "record a step");
   cudaGraph_t graph = nullptr;
   try {
-    step();
+    run_whole(step);
   } catch (...) {
     cudaStreamEndCapture(stream_, &graph);
     cudaGetLastError();  // of the capture
@@ -193,6 +224,7 @@ void CudaBackend::drop_graphs() noexcept {
 // Packed products that can share a launch do.
 void CudaBackend::linear(std::span<const Linear> parts, const float* x, std::int64_t ldx,
                          std::int64_t tokens) {
+  if (!reads_pending(x, ldx, tokens)) make_rows();
   weights_.next_operation();
   n_prepared_ = 0;
   products_.clear();
@@ -232,8 +264,31 @@ const CudaBackend::Prepared& CudaBackend::prepared_for(const InputMap& map,
   made.inputs = lay_out_activations(bands, n_tokens, memory);
   const ActivationSource from{x, ldx, matrix.map.source, matrix.map.factor,
                               outlier_threshold(activations_)};
-  check(launch_prepare(from, bands, n_tokens, memory, stream_), "round activations");
+  prepare(from, bands, n_tokens, memory);
   return made;
+}
+
+// Whether what is pending is a product's input; gates are rows of what reads them.
+bool CudaBackend::reads_pending(const float* x, std::int64_t ldx, std::int64_t tokens) {
+  if (!pending_ || pending_->rows.y != x || pending_->values != tokens * ldx) return false;
+  MadeRows& rows = pending_->rows;
+  if (rows.by == MadeRows::By::silu_mul) rows.dim = ldx;
+  return rows.dim == ldx;
+}
+
+// Where rows are pending they are those that `from` reads.
+void CudaBackend::prepare(const ActivationSource& from, std::span<const ActivationBand> bands,
+                          int tokens, std::byte* memory) {
+  if (pending_) {
+    const MadeRows rows = on_device(pending_->rows);
+    if (can_make(rows, from, bands, tokens)) {
+      pending_.reset();
+      return check(launch_prepare(rows, from, bands, tokens, memory, stream_),
+                   "make and round activations");
+    }
+    make_rows();
+  }
+  check(launch_prepare(from, bands, tokens, memory, stream_), "round activations");
 }
 
 DeviceProduct CudaBackend::packed_product(const Linear& part, const DeviceMatrix& matrix,
@@ -330,6 +385,7 @@ bool CudaBackend::host_linear(const Linear& part, const float* x, std::int64_t l
       weight.rows * weight.cols * tokens < kWorthTheWay) {
     return false;
   }
+  make_rows();
   weights_.next_operation();
   const auto n = static_cast<std::size_t>(weight.rows), k = static_cast<std::size_t>(weight.cols),
              m = static_cast<std::size_t>(tokens);
@@ -347,6 +403,7 @@ bool CudaBackend::host_linear(const Linear& part, const float* x, std::int64_t l
 
 void CudaBackend::float_product(const Linear& part, const DeviceMatrix& matrix, std::size_t index,
                                 const float* x, std::int64_t ldx, std::int64_t tokens, bool first) {
+  make_rows();
   const DeviceBand& band = matrix.table.bands[index];
   const std::int64_t begin = matrix.begin[index], cols = band.cols;
   const void* input = x + begin;
@@ -371,61 +428,119 @@ void CudaBackend::float_product(const Linear& part, const DeviceMatrix& matrix, 
 
 void CudaBackend::embed_rows(const MatrixView& table, const std::int32_t* ids, std::int64_t tokens,
                              float* y, bool accumulate) {
+  make_rows();
   weights_.next_operation();
   check(cuda::embed_rows(weights_.matrix(table).table, ids, tokens, table.cols, y, accumulate,
                          stream_),
         "look up embeddings");
 }
 
+void CudaBackend::defer(const MadeRows& rows, std::int64_t values) {
+  make_rows();
+  weights_.next_operation();
+  pending_ = {rows, values};
+  // In place it is never made where it is rounded.
+  if (rows.y == rows.x || rows.y == rows.with) make_rows();
+}
+
+// A norm's weights where they are now: of the operation at hand.
+MadeRows CudaBackend::on_device(const MadeRows& rows) {
+  MadeRows made = rows;
+  if (rows.by == MadeRows::By::silu_mul) return made;
+  made.with = weights_.values(rows.with, rows.dim);
+  made.bias = weights_.values(rows.bias, rows.dim);
+  return made;
+}
+
+void CudaBackend::make_rows() {
+  if (!pending_) return;
+  const std::int64_t n = pending_->values;
+  const MadeRows rows = on_device(std::exchange(pending_, std::nullopt)->rows);
+  switch (rows.by) {
+    case MadeRows::By::rms_norm:
+      return check(
+          cuda::rms_norm(rows.x, rows.with, rows.eps, n / rows.dim, rows.dim, rows.y, stream_),
+          "normalize");
+    case MadeRows::By::layer_norm:
+      return check(cuda::layer_norm(rows.x, rows.with, rows.bias, rows.eps, n / rows.dim, rows.dim,
+                                    rows.y, stream_),
+                   "normalize");
+    case MadeRows::By::silu_mul:
+      return check(cuda::silu_mul(rows.x, rows.with, n, rows.y, stream_), "gate");
+  }
+}
+
 void CudaBackend::rms_norm(const float* x, const float* weight, float eps, std::int64_t tokens,
                            std::int64_t dim, float* y) {
-  weights_.next_operation();
-  check(cuda::rms_norm(x, weights_.values(weight, dim), eps, tokens, dim, y, stream_), "normalize");
+  defer({MadeRows::By::rms_norm, x, weight, nullptr, eps, dim, y}, tokens * dim);
 }
 
 void CudaBackend::layer_norm(const float* x, const float* weight, const float* bias, float eps,
                              std::int64_t tokens, std::int64_t dim, float* y) {
-  weights_.next_operation();
-  const float* w = weights_.values(weight, dim);
-  check(cuda::layer_norm(x, w, weights_.values(bias, dim), eps, tokens, dim, y, stream_),
-        "normalize");
+  defer({MadeRows::By::layer_norm, x, weight, bias, eps, dim, y}, tokens * dim);
+}
+
+void CudaBackend::silu_mul(const float* gate, const float* up, std::int64_t n, float* y) {
+  defer({MadeRows::By::silu_mul, gate, up, nullptr, 0, 0, y}, n);
 }
 
 void CudaBackend::rope(float* x, const float* cos, const float* sin, std::int64_t tokens,
                        std::int64_t heads, std::int64_t head_dim, bool interleaved) {
+  make_rows();
   check(cuda::rope(x, cos, sin, tokens, heads, head_dim, interleaved, stream_), "rotate heads");
 }
 
 void CudaBackend::store_kv(const KvLayer& kv, const float* k, const float* v) {
+  make_rows();
   check(cuda::store_kv(kv, places_, k, v, stream_), "store keys and values");
+}
+
+void CudaBackend::rope_and_store_kv(const KvLayer& kv, const float* cos, const float* sin,
+                                    std::int64_t /*tokens*/, std::int64_t heads, bool interleaved,
+                                    float* q, float* k, const float* v) {
+  make_rows();
+  check(cuda::rope_and_store_kv(kv, places_, cos, sin, heads, interleaved, q, k, v, stream_),
+        "rotate heads and store keys and values");
 }
 
 void CudaBackend::attention(const KvLayer& kv, const float* q, std::int64_t heads, float scale,
                             float* out) {
+  make_rows();
   const std::size_t bytes = attention_scratch(places_.tokens, heads, kv.head_dim, places_.stride);
   auto* memory = scratch<std::byte>(attention_, bytes);
   check(cuda::attention(kv, places_, q, heads, scale, out, memory, stream_), "attend");
 }
 
-void CudaBackend::silu_mul(float* gate, const float* up, std::int64_t n) {
-  check(cuda::silu_mul(gate, up, n, stream_), "gate");
+void CudaBackend::relu(float* x, std::int64_t n) {
+  make_rows();
+  check(cuda::relu(x, n, stream_), "rectify");
 }
-
-void CudaBackend::relu(float* x, std::int64_t n) { check(cuda::relu(x, n, stream_), "rectify"); }
 
 void CudaBackend::gather_rows(const float* x, const std::int32_t* rows, std::int64_t n,
                               std::int64_t dim, float* y) {
+  make_rows();
   check(cuda::gather_rows(x, rows, n, dim, y, stream_), "gather rows");
 }
 
 void CudaBackend::nll(const float* logits, std::int64_t vocab,
                       std::span<const std::int32_t> targets, double* nll) {
+  make_rows();
   auto* to = scratch<std::int32_t>(targets_, targets.size());
   to_device(to, targets.data(), targets.size_bytes());
   auto* found = scratch<double>(nll_, targets.size());
   check(cuda::nll(logits, vocab, to, static_cast<std::int64_t>(targets.size()), found, stream_),
         "score tokens");
   to_host(nll, found, targets.size() * sizeof(double));
+}
+
+bool CudaBackend::top_k(const float* logits, std::int64_t vocab, std::int64_t rows, int k,
+                        TopLogit* best) {
+  make_rows();
+  const auto n = static_cast<std::size_t>(rows * k);
+  auto* found = scratch<TopLogit>(top_, n);
+  check(cuda::top_k(logits, vocab, rows, k, found, stream_), "find the best logits");
+  to_host(best, found, n * sizeof(TopLogit));
+  return true;
 }
 
 }  // namespace tenfold::cuda

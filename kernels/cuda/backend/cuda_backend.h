@@ -7,6 +7,7 @@
 
 #include <array>
 #include <deque>
+#include <optional>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -34,9 +35,9 @@ class CudaBackend : public Backend {
   void copy(void* to, const void* from, std::size_t bytes) override;
   bool shares_host_memory() const noexcept override { return false; }
   const float* on_host(const float* x, std::size_t n) override;
-  void forget(const MatrixView& weight) override { weights_.forget(weight); }
-  void forget(const float* values) override { weights_.forget(values); }
-  void forget_all() override { weights_.forget_all(); }
+  void forget(const MatrixView& weight) override;
+  void forget(const float* values) override;
+  void forget_all() override;
   void run(const StepKey& key, const std::function<void()>& step) override;
   bool begin_tuning() override;
   void end_tuning() override;
@@ -53,9 +54,12 @@ class CudaBackend : public Backend {
   void rope(float* x, const float* cos, const float* sin, std::int64_t tokens, std::int64_t heads,
             std::int64_t head_dim, bool interleaved) override;
   void store_kv(const KvLayer& kv, const float* k, const float* v) override;
+  void rope_and_store_kv(const KvLayer& kv, const float* cos, const float* sin, std::int64_t tokens,
+                         std::int64_t heads, bool interleaved, float* q, float* k,
+                         const float* v) override;
   void attention(const KvLayer& kv, const float* q, std::int64_t heads, float scale,
                  float* out) override;
-  void silu_mul(float* gate, const float* up, std::int64_t n) override;
+  void silu_mul(const float* gate, const float* up, std::int64_t n, float* y) override;
   void relu(float* x, std::int64_t n) override;
   void embed_rows(const MatrixView& table, const std::int32_t* ids, std::int64_t tokens, float* y,
                   bool accumulate) override;
@@ -63,6 +67,8 @@ class CudaBackend : public Backend {
                    float* y) override;
   void nll(const float* logits, std::int64_t vocab, std::span<const std::int32_t> targets,
            double* nll) override;
+  bool top_k(const float* logits, std::int64_t vocab, std::int64_t rows, int k,
+             TopLogit* best) override;
 
  private:
   // A step that was run and, from the second time on, is recorded; and what that takes for granted.
@@ -76,6 +82,7 @@ class CudaBackend : public Backend {
   static void destroy(Graph& graph) noexcept;
   void drop_graphs() noexcept;
   std::uint64_t version() const noexcept { return allocations_ + weights_.version(); }
+  void run_whole(const std::function<void()>& step);
   cudaGraphExec_t record(const std::function<void()>& step);
   Buffer allocate_within(std::size_t bytes);  // an operation, whose weights stay
   template <typename T>
@@ -88,6 +95,18 @@ class CudaBackend : public Backend {
     std::array<DeviceInput, kMaxBands> inputs{};
     Scratch memory;
   };
+  // Rows that the next operation is likely to round: then one launch makes and rounds them.
+  // Everything else first makes them (make_rows). A norm's weights are the host's.
+  struct Pending {
+    MadeRows rows;
+    std::int64_t values;  // of y
+  };
+  void defer(const MadeRows& rows, std::int64_t values);
+  void make_rows();
+  MadeRows on_device(const MadeRows& rows);
+  bool reads_pending(const float* x, std::int64_t ldx, std::int64_t tokens);
+  void prepare(const ActivationSource& from, std::span<const ActivationBand> bands, int tokens,
+               std::byte* memory);
   const Prepared& prepared_for(const InputMap& map, const DeviceMatrix& matrix, const float* x,
                                std::int64_t ldx, std::int64_t tokens);
   DeviceProduct packed_product(const Linear& part, const DeviceMatrix& matrix,
@@ -121,8 +140,9 @@ class CudaBackend : public Backend {
   std::vector<Graph> graphs_;
   std::deque<Prepared> prepared_;  // the first n_prepared_ of them, of the group at hand
   std::size_t n_prepared_ = 0;
+  std::optional<Pending> pending_;
   std::vector<DeviceProduct> products_;  // of the group at hand that wait for their launch
-  Scratch pinned_, converted_, attention_, targets_, nll_, places_memory_;
+  Scratch pinned_, converted_, attention_, targets_, nll_, top_, places_memory_;
   Scratch host_weight_, host_x_, host_y_;  // copies of what the host has
   DevicePlaces places_;
   std::vector<std::int32_t> flat_places_;

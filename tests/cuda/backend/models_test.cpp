@@ -8,6 +8,8 @@
 
 #include "quantizer/quantize.h"
 #include "runtime/files/safetensors.h"
+#include "runtime/scheduler.h"
+#include "runtime/session.h"
 #include "tests/cuda/backend/on_device.h"
 #include "tests/support/prose.h"
 #include "tests/support/scratch_folder.h"
@@ -61,6 +63,71 @@ TEST_F(CudaModels, GoldensInFloat) {
     EXPECT_EQ(greedy_ids(cpu, kPrompts[0], 12, KvType::f32),
               greedy_ids(cuda, kPrompts[0], 12, KvType::f32));
   }
+}
+
+GenerateOptions drawing(float temperature, int top_k, bool all) {
+  GenerateOptions options;
+  options.sampler.temperature = temperature;
+  options.sampler.top_k = top_k;
+  options.sampler.seed = 5;
+  options.max_tokens = 10;
+  options.ignore_eos = true;
+  if (all) options.sampler.logit_bias = {{3, 0.0f}};  // nothing, but of any token
+  return options;
+}
+
+// Tokens are drawn from the best logits alone, or from all: the same.
+TEST_F(CudaModels, DrawsFromTheBestWhatItDrawsFromAll) {
+  LoadedModel cuda(testing::data_model("llama-mha"));
+  cuda.ws.backend = on_device();
+  const ScratchFolder folder;
+  testing::LaunchLog log(folder);
+  for (const auto& [temperature, top_k] :
+       {std::pair{0.0f, 40}, {1.5f, 1}, {1.5f, 40}, {2.0f, 64}}) {
+    std::vector<std::vector<TokenId>> said;
+    for (const bool all : {false, true}) {
+      log.begin();
+      Session session(*cuda.model, cuda.ws, 64, KvType::f16);
+      said.push_back(
+          generate(session, nullptr, kPrompts[0], drawing(temperature, top_k, all), {}).tokens);
+      const std::string launched = log.end();
+      if (!launched.empty()) {
+        EXPECT_EQ(launched.find("row_top") == std::string::npos, all);
+        EXPECT_NE(launched.find("rope_and_store"), std::string::npos);
+        EXPECT_EQ(launched.find("rotate"), std::string::npos);
+      }
+    }
+    EXPECT_EQ(said[0].size(), 10u);
+    EXPECT_EQ(said[0], said[1]) << temperature << ", " << top_k;
+  }
+}
+
+// Sequences that draw from the best in other ways, with one that wants all and without.
+TEST_F(CudaModels, SequencesDrawEachAsAlone) {
+  const ScratchFolder folder;
+  LoadedModel cuda(testing::tiny_model(folder, "llama-mha"));
+  cuda.ws.backend = on_device();
+  const auto tokenizer = load_tokenizer(ModelSource(folder / "tiny"));
+  const auto texts = [&](const std::vector<GenerateOptions>& options) {
+    Scheduler scheduler(*cuda.model, cuda.ws, *tokenizer, {});
+    std::vector<std::string> heard(options.size());
+    for (std::size_t i = 0; i < options.size(); ++i) {
+      GenerationRequest request;
+      request.prompt = kPrompts[i];
+      request.options = options[i];
+      scheduler.submit(request, {[&heard, i](const GenerationEvent& event) {
+                                   ASSERT_FALSE(event.error) << event.error->message;
+                                   heard[i] += event.text;
+                                 },
+                                 {}});
+    }
+    while (scheduler.step()) {
+    }
+    return heard;
+  };
+  const auto best = texts({drawing(0, 40, false), drawing(1.5f, 40, false), drawing(2, 7, false)});
+  EXPECT_EQ(best, texts({drawing(0, 40, true), drawing(1.5f, 40, true), drawing(2, 7, true)}));
+  EXPECT_EQ(best, texts({drawing(0, 40, false), drawing(1.5f, 40, true), drawing(2, 7, false)}));
 }
 
 struct Width {
