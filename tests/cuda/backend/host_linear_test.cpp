@@ -28,8 +28,8 @@ std::vector<float> waves(std::int64_t n, float step) {
 
 TEST_F(CudaHostLinear, AsTheCpu) {
   const auto device = on_device();
-  const auto alone = make_cpu_backend({1});
-  const auto helped = make_cpu_backend({1}, device.get());
+  const auto alone = make_cpu_backend({1, ""});
+  const auto helped = make_cpu_backend({1, ""}, device.get());
   for (const Shape& s : {Shape{300, 257, 221}, {4096, 64, 65}, {129, 2048, 64}}) {
     const std::vector<float> w = waves(s.rows * s.cols, 0.37f), x = waves(s.tokens * s.cols, 0.11f),
                              bias = waves(s.rows, 0.05f);
