@@ -41,7 +41,7 @@ trap 'rm -rf "$work"' EXIT
 test_all() { # program
   "$1" --gtest_brief=1 > "$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
   ! grep -q 'NOT TESTED' "$work/log" || { cat "$work/log" >&2; exit 1; }
-  echo "- $(basename "$1"): $(tail -n 1 "$work/log")"
+  echo "- $(basename "$1"): $(grep PASSED "$work/log")"
 }
 sanitize() { # tool, program, filter of tests
   command -v compute-sanitizer > /dev/null || { echo "- compute-sanitizer $1: NOT RUN, not installed"; return; }
