@@ -1,4 +1,4 @@
-#!/ usr / bin / env python3
+#!/usr/bin/env python3
 """Counts of the CUDA products that need no GPU, as docs/gpu.md has them (2 bits, g128, 4096 columns).
 
     cuda_counts.py --test build/ci/tests/cuda/test_cuda --fakegpu build/ci/fakegpu
