@@ -29,13 +29,18 @@ def model_of(args, smollm2: bool) -> tuple[pathlib.Path, list]:
     return pathlib.Path(args.shared, "models", model), ["--window", 256]
 
 
+def on_device(args) -> list:
+    """What keys of figures say of --device: a GPU's are its own, and so is the course of its searches."""
+    return [] if args.device == "cpu" else ["on", args.device]
+
+
 def run(command) -> tuple[str, float, int]:
     """Its output, seconds of all cores together, and peak resident bytes."""
     process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
-        raise RuntimeError(f"failed: {' '.join(map(str, command))}")
+        sys.exit(f"failed: {' '.join(map(str, command))}")
     return output, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 

@@ -12,7 +12,7 @@ import json
 import pathlib
 import tempfile
 
-from measured import Measured, cache_folder, in_parallel, model_of, run, texts
+from measured import Measured, cache_folder, in_parallel, model_of, on_device, run, texts
 
 WEIGHTED = ["--range", "weighted"]
 GPTQ = ["--passes", "gptq", *WEIGHTED]
@@ -148,10 +148,9 @@ class Table:
         return [*TASKS] if self.smollm2 and self.args.tasks else []
 
     def row(self, flags) -> dict:
-        device = [] if self.args.device == "cpu" else ["on", self.args.device]
         tasks = [f"{task}:{self.args.limit}" for task in self.tasks()]
         key = " ".join(map(str, [self.args.model, *self.windows, *tasks, *self.calib[2:], *flags,
-                                 *device]))
+                                 *on_device(self.args)]))
         return self.measured.remember(key, lambda: self.make(flags))
 
     def print(self) -> None:

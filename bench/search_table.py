@@ -18,7 +18,7 @@ import random
 import statistics
 import tempfile
 
-from measured import Measured, cache_folder, in_parallel, model_of, run, texts
+from measured import Measured, cache_folder, in_parallel, model_of, on_device, run, texts
 
 WEIGHTED = ["--range", "weighted"]
 MINMAX = ["--range", "minmax"]
@@ -106,9 +106,7 @@ class Table:
         return self.measured.remember(self.key(" ".join(map(str, flags))), make)
 
     def key(self, what: str) -> str:
-        """Of an entry; a GPU's losses are its own, and so is the course of its searches."""
-        device = [] if self.args.device == "cpu" else ["on", self.args.device]
-        return " ".join([self.source.name, what, *device])
+        return " ".join([self.source.name, what, *on_device(self.args)])
 
     def models(self, start_flags, search_flags) -> tuple[list, list]:
         """The flags of each seed's model, before and after."""

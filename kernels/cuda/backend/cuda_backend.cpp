@@ -269,18 +269,17 @@ const CudaBackend::Prepared& CudaBackend::prepared_for(const InputMap& map,
 }
 
 // Whether what is pending is a product's input; gates are rows of what reads them.
-bool CudaBackend::reads_pending(const float* x, std::int64_t ldx, std::int64_t tokens) {
+bool CudaBackend::reads_pending(const float* x, std::int64_t ldx, std::int64_t tokens) const {
   if (!pending_ || pending_->rows.y != x || pending_->values != tokens * ldx) return false;
-  MadeRows& rows = pending_->rows;
-  if (rows.by == MadeRows::By::silu_mul) rows.dim = ldx;
-  return rows.dim == ldx;
+  return pending_->rows.by == MadeRows::By::silu_mul || pending_->rows.dim == ldx;
 }
 
 // Where rows are pending they are those that `from` reads.
 void CudaBackend::prepare(const ActivationSource& from, std::span<const ActivationBand> bands,
                           int tokens, std::byte* memory) {
   if (pending_) {
-    const MadeRows rows = on_device(pending_->rows);
+    MadeRows rows = on_device(pending_->rows);
+    rows.dim = from.ldx;
     if (can_make(rows, from, bands, tokens)) {
       pending_.reset();
       return check(launch_prepare(rows, from, bands, tokens, memory, stream_),

@@ -104,7 +104,7 @@ class CudaBackend : public Backend {
   void defer(const MadeRows& rows, std::int64_t values);
   void make_rows();
   MadeRows on_device(const MadeRows& rows);
-  bool reads_pending(const float* x, std::int64_t ldx, std::int64_t tokens);
+  bool reads_pending(const float* x, std::int64_t ldx, std::int64_t tokens) const;
   void prepare(const ActivationSource& from, std::span<const ActivationBand> bands, int tokens,
                std::byte* memory);
   const Prepared& prepared_for(const InputMap& map, const DeviceMatrix& matrix, const float* x,

@@ -7,6 +7,7 @@
 
 #include "kernels/backend.h"
 #include "tests/cuda/backend/on_device.h"
+#include "tests/support/random.h"
 
 namespace tenfold {
 namespace {
@@ -19,23 +20,18 @@ struct Shape {
   std::int64_t rows, cols, tokens;
 };
 
-std::vector<float> waves(std::int64_t n, float step) {
-  std::vector<float> values(static_cast<std::size_t>(n));
-  for (std::size_t i = 0; i < values.size(); ++i)
-    values[i] = std::sin(step * static_cast<float>(i));
-  return values;
-}
-
 TEST_F(CudaHostLinear, AsTheCpu) {
   const auto device = on_device();
   const auto alone = make_cpu_backend({1, ""});
   const auto helped = make_cpu_backend({1, ""}, device.get());
   for (const Shape& s : {Shape{300, 257, 221}, {4096, 64, 65}, {129, 2048, 64}}) {
-    const std::vector<float> w = waves(s.rows * s.cols, 0.37f), x = waves(s.tokens * s.cols, 0.11f),
-                             bias = waves(s.rows, 0.05f);
+    const std::vector<float> w = random_floats(static_cast<std::size_t>(s.rows * s.cols), 1),
+                             x = random_floats(static_cast<std::size_t>(s.tokens * s.cols), 2),
+                             bias = random_floats(static_cast<std::size_t>(s.rows), 3);
     for (const bool accumulate : {false, true}) {
       for (const float* b : {static_cast<const float*>(nullptr), bias.data()}) {
-        std::vector<float> expected = waves(s.tokens * s.rows, 0.7f), found = expected;
+        std::vector<float> expected = random_floats(static_cast<std::size_t>(s.tokens * s.rows), 4),
+                           found = expected;
         Linear part{float_matrix(w.data(), Format::f32, s.rows, s.cols), b, expected.data(), s.rows,
                     accumulate};
         alone->linear({&part, 1}, x.data(), s.cols, s.tokens);
@@ -52,7 +48,7 @@ TEST_F(CudaHostLinear, AsTheCpu) {
 // What it does not take stays as it was.
 TEST_F(CudaHostLinear, LeavesTheRest) {
   const auto device = on_device();
-  const std::vector<float> w = waves(1 << 18, 0.3f), x = waves(64 << 10, 0.2f);
+  const std::vector<float> w = random_floats(1 << 18, 5), x = random_floats(64 << 10, 6);
   std::vector<float> y(1 << 20, 7.0f);
   const Linear few{float_matrix(w.data(), Format::f32, 256, 1024), nullptr, y.data(), 256, false};
   EXPECT_FALSE(device->host_linear(few, x.data(), 1024, 63));
