@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bench/attention_bench.h"
+#include "bench/loops_bench.h"
 #include "bench/packed_bench.h"
 #include "kernels/buffer.h"
 #include "kernels/cpu/isa.h"
@@ -124,6 +125,7 @@ int main(int argc, char** argv) {
   for (const tenfold::KernelTable* kernels : tenfold::runnable_kernels()) {
     tenfold::register_kernels(*kernels, bandwidth);
   }
+  for (const tenfold::Loops* loops : tenfold::runnable_loops()) tenfold::register_loops(*loops);
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();
   return 0;

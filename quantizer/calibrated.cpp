@@ -152,9 +152,10 @@ CalibratedModel::Observed CalibratedModel::observe(std::int64_t layer, LinearInp
   std::optional<Hessian> full;
   const bool guided = full_model_ && input != LinearInput::head;
   if (looks_at_inputs(recipe_)) observed.hessian.emplace(input_cols(input));
-  if (guided) full.emplace(input_cols(input));
   if (guided && recipe_.supervision == Supervision::target) {
     observed.cross.emplace(input_cols(input));
+  } else if (guided) {
+    full.emplace(input_cols(input));
   }
   observed.held_out.row_weight = reader;
   const std::size_t all = calibration_.sequences.size();
@@ -180,9 +181,10 @@ CalibratedModel::Observed CalibratedModel::observe(std::int64_t layer, LinearInp
     if (sequence < trained() && guided) {
       std::vector<float> x = full_model_->input(layer, input, sequence, batch_, kv_, ws_);
       weigh(weights, x);
-      full->add(x.data(), batch_.size(), ws_.host());
       if (observed.cross) {
         observed.cross->add(seen.data(), x.data(), batch_.size(), ws_.host());
+      } else {
+        full->add(x.data(), batch_.size(), ws_.host());
       }
     }
     if (sequence < first_held_out) continue;
@@ -190,6 +192,7 @@ CalibratedModel::Observed CalibratedModel::observe(std::int64_t layer, LinearInp
     observed.held_out.tokens += batch_.size();
   }
   if (full) full->require_finite();
+  if (observed.cross) observed.cross->require_finite();
   if (full && recipe_.supervision == Supervision::full) observed.hessian = std::move(full);
   if (full && recipe_.supervision == Supervision::blend) observed.hessian->blend(*full, 0.5);
   if (observed.hessian) observed.hessian->require_finite();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cpu/isa.h"
 #include "kernels/error.h"
 #include "quantizer/transpose.h"
 
@@ -61,14 +62,7 @@ bool cholesky(std::vector<double>& a, std::int64_t n, ThreadPool& pool) {
         double* row = at(i) + end;
         const std::int64_t count = i - end + 1;
         for (std::int64_t c = k; c < end; c += 4) {  // rows are left only where the block is whole
-          const double* f = at(i) + c;
-          const double* p0 = panel.data() + (c - k) * left;
-          const double* p1 = p0 + left;
-          const double* p2 = p1 + left;
-          const double* p3 = p2 + left;
-          for (std::int64_t j = 0; j < count; ++j) {
-            row[j] -= ((f[0] * p0[j] + f[1] * p1[j]) + (f[2] * p2[j] + f[3] * p3[j]));
-          }
+          loops().subtract_four(at(i) + c, panel.data() + (c - k) * left, left, count, row);
         }
       });
     });
@@ -90,6 +84,14 @@ void add_products(const float* x, const float* y, std::int64_t tokens, std::int6
   const Linear by_y{float_matrix(y, Format::f32, cols, tokens), nullptr, product, cols, false};
   backend.linear({&by_y, 1}, x, tokens, cols);
   for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += static_cast<double>(product[i]);
+}
+
+void require_finite_diagonal(const std::vector<double>& sum, std::int64_t cols) {
+  for (std::int64_t c = 0; c < cols; ++c) {
+    if (std::isfinite(sum[static_cast<std::size_t>(c * cols + c)])) continue;
+    throw_error(ErrorCode::bad_request,
+                "an activation of the calibration text is not a finite number");
+  }
 }
 
 }  // namespace
@@ -206,13 +208,8 @@ std::vector<float> Hessian::mean_magnitude() const {
   return result;
 }
 
-void Hessian::require_finite() const {
-  for (std::int64_t c = 0; c < cols_; ++c) {
-    if (std::isfinite(mean(c, c))) continue;
-    throw_error(ErrorCode::bad_request,
-                "an activation of the calibration text is not a finite number");
-  }
-}
+void Hessian::require_finite() const { require_finite_diagonal(sum_, cols_); }
+void CrossMoments::require_finite() const { require_finite_diagonal(sum_, cols_); }
 
 Feedback factor(const Hessian& hessian, const std::vector<std::int32_t>& order, double damping,
                 ThreadPool& pool) {
@@ -255,16 +252,12 @@ Feedback factor(const Hessian& hessian, const std::vector<std::int32_t>& order, 
   return result;
 }
 
-template <std::size_t N>
-void solve(const Feedback& feedback, std::span<std::array<double, N>> x) {
+void solve(const Feedback& feedback, std::span<SideBySide> x) {
   const std::size_t n = feedback.d.size();
-  const auto subtract = [](std::array<double, N>& to, float u, const std::array<double, N>& from) {
-    for (std::size_t k = 0; k < N; ++k) to[k] -= static_cast<double>(u) * from[k];
-  };
+  const auto left = [&](std::size_t i) { return static_cast<std::int64_t>(n - 1 - i); };
   for (std::size_t i = n; i-- > 0;) {
-    std::array<double, N> sums = x[i];
-    for (std::size_t j = i + 1; j < n; ++j) subtract(sums, feedback.u[i * n + j], x[j]);
-    x[i] = sums;
+    const float* u = feedback.u.data() + i * n + i + 1;
+    loops().subtract_products(u, x[i].data() + kSideBySide, left(i), x[i].data());
   }
   for (std::size_t i = 0; i < n; ++i) {
     for (double& value : x[i]) value /= static_cast<double>(feedback.d[i]);
@@ -272,14 +265,25 @@ void solve(const Feedback& feedback, std::span<std::array<double, N>> x) {
   for (std::size_t begin = 0; begin < n; begin += kSolvedRows) {
     const std::size_t end = std::min(begin + kSolvedRows, n);
     for (std::size_t i = 0; i < end; ++i) {
-      const std::array<double, N> from = x[i];
-      for (std::size_t j = std::max(begin, i + 1); j < end; ++j) {
-        subtract(x[j], feedback.u[i * n + j], from);
-      }
+      const std::size_t first = std::max(begin, i + 1);
+      if (first >= end) continue;
+      loops().subtract_outer(feedback.u.data() + i * n + first, x[i].data(),
+                             static_cast<std::int64_t>(end - first), x[first].data());
     }
   }
 }
-template void solve(const Feedback&, std::span<std::array<double, 1>>);
-template void solve(const Feedback&, std::span<std::array<double, 16>>);
+
+void solve(const Feedback& feedback, std::span<double> x) {
+  const std::size_t n = feedback.d.size();
+  for (std::size_t i = n; i-- > 0;) {
+    x[i] -= loops().dot_double(feedback.u.data() + i * n + i + 1, x.data() + i + 1,
+                               static_cast<std::int64_t>(n - 1 - i));
+  }
+  for (std::size_t i = 0; i < n; ++i) x[i] /= static_cast<double>(feedback.d[i]);
+  for (std::size_t i = 0; i < n; ++i) {
+    const float* u = feedback.u.data() + i * n;
+    for (std::size_t j = i + 1; j < n; ++j) x[j] -= static_cast<double>(u[j]) * x[i];
+  }
+}
 
 }  // namespace tenfold

@@ -10,6 +10,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/buffer.h"
+#include "kernels/cpu/loops.h"
 #include "kernels/thread_pool.h"
 
 namespace tenfold {
@@ -49,6 +50,7 @@ class CrossMoments {
   explicit CrossMoments(std::int64_t cols);
   // x, y: [tokens, cols].
   void add(const float* x, const float* y, std::int64_t tokens, Backend& backend);
+  void require_finite() const;  // as Hessian's
   double mean(std::int64_t i, std::int64_t j) const noexcept;
 
  private:
@@ -73,9 +75,10 @@ struct Feedback {
 Feedback factor(const Hessian& hessian, const std::vector<std::int32_t>& order, double damping,
                 ThreadPool& pool);
 
-// x of (H, damped) x = b, in place, in the order of the feedback, of N right-hand sides: x holds N
-// numbers for each column. N: 1 or 16.
-template <std::size_t N>
-void solve(const Feedback& feedback, std::span<std::array<double, N>> x);
+// x of (H, damped) x = b, in place, in the order of the feedback; of as many right-hand sides as x
+// holds numbers for each column.
+using SideBySide = std::array<double, kSideBySide>;
+void solve(const Feedback& feedback, std::span<SideBySide> x);
+void solve(const Feedback& feedback, std::span<double> x);
 
 }  // namespace tenfold

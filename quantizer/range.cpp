@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include "kernels/cpu/isa.h"
 #include "kernels/half.h"
 #include "quantizer/names.h"
 
@@ -52,11 +53,13 @@ float nearest_code(float weight, const Grid& grid, float inverse, float top) {
       static_cast<std::int32_t>(place + 0.5f));  // NOLINT(bugprone-incorrect-roundings)
 }
 
-// What the codes of a grid say about the weights, for least squares. Levels: code, less the zero
-// point or the middle where the minimum hangs on the scale.
-struct Moments {
-  double n = 0, level = 0, level2 = 0, weight = 0, product = 0;
-};
+Levels levels_of(const Grid& grid, int bits) {
+  return {grid.scale, grid.min, inverse_scale(grid), top_code(bits)};
+}
+
+const float* data_or_null(std::span<const float> values) {
+  return values.empty() ? nullptr : values.data();
+}
 
 class GroupFit {
  public:
@@ -157,30 +160,20 @@ class GroupFit {
     return measured(affine_grid(2.0f * half, mean_ - half));
   }
 
-  Moments moments(const Grid& grid) const {
-    const float inverse = inverse_scale(grid);
+  // Levels are counted from the zero point or the middle where the minimum hangs on the scale.
+  LevelMoments moments(const Grid& grid) const {
     float origin = 0;
     if (kind_.min_kind == MinKind::zero) origin = static_cast<float>(grid.min_bits);
     if (kind_.min_kind == MinKind::midrise) origin = top_ * 0.5f;
-    Moments m;
-    for (std::size_t i = 0; i < weights_.size(); ++i) {
-      const auto level =
-          static_cast<double>(nearest_code(weights_[i], grid, inverse, top_) - origin);
-      const auto w = static_cast<double>(weights_[i]);
-      const double counts = importance_of(i);
-      m.n += counts;
-      m.level += counts * level;
-      m.level2 += counts * level * level;
-      m.weight += counts * w;
-      m.product += counts * level * w;
-    }
-    return m;
+    return loops().moments(weights_.data(), data_or_null(importance_),
+                           static_cast<std::int64_t>(weights_.size()), levels_of(grid, kind_.bits),
+                           origin);
   }
 
   // The best scale (and f16 minimum) for the codes of a grid; the codes then change, and so on.
   void refine(Grid& best) const {
     for (int round = 0; round < kRefinements; ++round) {
-      const Moments m = moments(best);
+      const LevelMoments m = moments(best);
       Grid grid;
       if (kind_.min_kind == MinKind::f16) {
         const double spread = m.n * m.level2 - m.level * m.level;
@@ -241,33 +234,10 @@ Grid refit_group(std::span<const float> weights, const GridKind& kind,
   return kind.range == RangeKind::minmax ? fit.minmax() : fit.refined(near);
 }
 
-// Eight running sums keep the compiler free to use vectors, and the order of additions fixed.
 double squared_error(std::span<const float> weights, std::span<const float> importance,
                      const Grid& grid, int bits) noexcept {
-  constexpr std::size_t kLanes = 8;
-  const float inverse = inverse_scale(grid);
-  const float top = top_code(bits);
-  float sums[kLanes] = {};
-  const auto square = [&](std::size_t i) {
-    const float code = nearest_code(weights[i], grid, inverse, top);
-    const float error = weights[i] - (grid.scale * code + grid.min);
-    return error * error;
-  };
-  const auto add_all = [&](auto&& term) {
-    std::size_t i = 0;
-    for (; i + kLanes <= weights.size(); i += kLanes) {
-      for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += term(i + lane);
-    }
-    for (std::size_t lane = 0; i < weights.size(); ++i, ++lane) sums[lane] += term(i);
-  };
-  if (importance.empty()) {
-    add_all(square);
-  } else {
-    add_all([&](std::size_t i) { return importance[i] * square(i); });
-  }
-  double total = 0;
-  for (const float sum : sums) total += static_cast<double>(sum);
-  return total;
+  return loops().squared_error(weights.data(), data_or_null(importance),
+                               static_cast<std::int64_t>(weights.size()), levels_of(grid, bits));
 }
 
 float nearest_value(float weight, const Grid& grid, int bits, std::uint8_t& code) noexcept {

@@ -44,6 +44,21 @@ std::span<const KernelTable* const> runnable_kernels() noexcept {
   return std::span(all).subspan(first);
 }
 
+std::span<const Loops* const> runnable_loops() noexcept {
+  static const std::array<const Loops*, 3> all = {&avx512_loops(), &avx2_loops(),
+                                                  &baseline_loops()};
+  static const std::size_t first = [] {
+    const CpuFeatures f = detect_cpu();
+    return f.avx512 ? 0u : f.avx2 ? 1u : 2u;
+  }();
+  return std::span(all).subspan(first);
+}
+
+const Loops& loops() noexcept {
+  static const Loops& best = *runnable_loops().front();
+  return best;
+}
+
 const KernelTable& choose_kernels(std::string_view isa) {
   if (isa.empty()) return *runnable_kernels().front();
   std::string names;

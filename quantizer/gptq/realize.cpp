@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "kernels/cpu/isa.h"
 #include "runtime/files/packed_matrix.h"
 
 namespace tenfold {
@@ -107,14 +108,11 @@ class PanelRounder {
         const float* error = errors_.data() + r * n_ + i;
         const float* from = u + i * n_ + begin;
         if (terms == 4) {
-          for (std::int64_t k = 0; k < count; ++k) {
-            target[k] += (error[0] * from[k] + error[1] * from[n_ + k]) +
-                         (error[2] * from[2 * n_ + k] + error[3] * from[3 * n_ + k]);
-          }
+          loops_.add_four(error, from, n_, count, target);
           continue;
         }
         for (std::int64_t t = 0; t < terms; ++t) {
-          for (std::int64_t k = 0; k < count; ++k) target[k] += error[t] * from[t * n_ + k];
+          loops_.add_scaled(error[t], from + t * n_, count, target);
         }
       }
     }
@@ -141,7 +139,7 @@ class PanelRounder {
         loss_ += d * missed * missed;
         const float error = rows_[r * n_ + column] - value;
         errors_[static_cast<std::size_t>(r * n_ + turn)] = error;
-        for (std::int64_t k = turn + 1; k < end; ++k) target[k] += error * u[k];
+        loops_.add_scaled(error, u + turn + 1, end - turn - 1, target + turn + 1);
       }
     }
   }
@@ -149,6 +147,7 @@ class PanelRounder {
   const MatrixPlan& plan_;
   const GptqInput& input_;
   const QuantizedMatrix& out_;
+  const Loops& loops_ = loops();
   std::int64_t n_;
   std::vector<ColumnGroup> groups_;
   std::vector<PanelGrids> grids_;

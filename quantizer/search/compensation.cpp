@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/cpu/isa.h"
+
 namespace tenfold {
 Compensation::Compensation(const MatrixView& layout, std::vector<std::size_t> groups,
                            const Hessian& moments, double damping, ThreadPool& pool)
@@ -31,15 +33,12 @@ Compensation::Compensation(const MatrixView& layout, std::vector<std::size_t> gr
 }
 
 // By turn, what the errors that stay move the columns by.
-std::vector<Compensation::Shift> Compensation::shift(std::span<const float> missed) const {
-  std::vector<Shift> shift(columns_.size());
+std::vector<double> Compensation::shift(std::span<const float> missed) const {
+  std::vector<double> shift(columns_.size());
   if (cross_.empty()) return shift;
   for (std::size_t t = 0; t < shift.size(); ++t) {
-    const float* cross = cross_.data() + t * missed.size();
-    double sum = 0;
-    for (std::size_t c = 0; c < missed.size(); ++c)
-      sum += static_cast<double>(cross[c] * missed[c]);
-    shift[t][0] = sum;
+    shift[t] = loops().dot(cross_.data() + t * missed.size(), missed.data(),
+                           static_cast<std::int64_t>(missed.size()));
   }
   solve(feedback_, std::span(shift));
   return shift;
@@ -52,11 +51,11 @@ std::vector<CompensatedRow> Compensation::round(std::span<const RowToCompensate>
   std::vector<CompensatedRow> made(rows.size());
   std::vector<float> moved(rows.size() * n);  // by turn
   for (std::size_t r = 0; r < rows.size(); ++r) {
-    const std::vector<Shift> shift = this->shift(rows[r].missed);
+    const std::vector<double> shift = this->shift(rows[r].missed);
     std::vector<float> targets(rows[r].row, rows[r].row + layout_.cols);
     for (std::size_t t = 0; t < n; ++t) {
       float& target = targets[static_cast<std::size_t>(columns_[t])];
-      target += static_cast<float>(shift[t][0]);
+      target += static_cast<float>(shift[t]);
       moved[r * n + t] = target;
     }
     for (const std::size_t g : groups_) {
@@ -76,7 +75,7 @@ std::vector<CompensatedRow> Compensation::round(std::span<const RowToCompensate>
       const auto left = static_cast<double>(row[t] - value);
       made[r].loss += d * left * left;
       const float error = wanted[r * n + t] - value;
-      for (std::size_t k = t + 1; k < n; ++k) row[k] += error * u[k];
+      loops().add_scaled(error, u + t + 1, static_cast<std::int64_t>(n - t - 1), row + t + 1);
     }
   }
   return made;

@@ -45,8 +45,7 @@ class Compensation {
                                     std::span<const float> importance) const;
 
  private:
-  using Shift = std::array<double, 1>;
-  std::vector<Shift> shift(std::span<const float> missed) const;
+  std::vector<double> shift(std::span<const float> missed) const;
 
   MatrixView layout_;
   std::vector<ColumnGroup> all_;

@@ -1,13 +1,13 @@
 #include "quantizer/squeeze/aimed_rows.h"
 
 #include <algorithm>
-#include <array>
+
+#include "kernels/cpu/isa.h"
 
 namespace tenfold {
 namespace {
 
-constexpr std::size_t kRowsTogether = 16;  // side by side, for vectors
-using Together = std::array<double, kRowsTogether>;
+constexpr std::size_t kColumns = 128;  // of a block of rows, that stay in the first cache
 
 // w + H^-1 (C - H) w: damped, it stays near w.
 std::vector<float> aimed(const RowReader& source, const Hessian& inputs, const CrossMoments& cross,
@@ -23,22 +23,20 @@ std::vector<float> aimed(const RowReader& source, const Hessian& inputs, const C
     }
   }
   const auto rows = static_cast<std::size_t>(source.rows());
-  pool.run(static_cast<int>((rows + kRowsTogether - 1) / kRowsTogether), [&](int block, int) {
-    const std::size_t first = static_cast<std::size_t>(block) * kRowsTogether;
-    const std::size_t count = std::min(kRowsTogether, rows - first);
-    std::vector<Together> columns(cols), shift(cols);
+  pool.run(static_cast<int>((rows + kSideBySide - 1) / kSideBySide), [&](int block, int) {
+    const std::size_t first = static_cast<std::size_t>(block) * kSideBySide;
+    const std::size_t count = std::min(kSideBySide, rows - first);
+    std::vector<SideBySide> columns(cols), shift(cols);
     for (std::size_t c = 0; c < cols; ++c) {
       for (std::size_t r = 0; r < count; ++r) {
         columns[c][r] = static_cast<double>(weights[(first + r) * cols + c]);
       }
     }
-    for (std::size_t i = 0; i < cols; ++i) {
-      Together sums{};
-      for (std::size_t j = 0; j < cols; ++j) {
-        const double by = missing[i * cols + j];
-        for (std::size_t r = 0; r < kRowsTogether; ++r) sums[r] += by * columns[j][r];
+    for (std::size_t j = 0; j < cols; j += kColumns) {
+      const auto n = static_cast<std::int64_t>(std::min(kColumns, cols - j));
+      for (std::size_t i = 0; i < cols; ++i) {
+        loops().add_products(missing.data() + i * cols + j, columns[j].data(), n, shift[i].data());
       }
-      shift[i] = sums;
     }
     solve(feedback, std::span(shift));
     for (std::size_t c = 0; c < cols; ++c) {
