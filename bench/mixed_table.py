@@ -158,7 +158,7 @@ class Table:
         columns = ["", "bits", "MiB", "WikiText-2", "C4", *tasks, "CPU s", "predicted", "measured"]
         print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns), flush=True)
         rows = {name: flags for name, flags in suite(self.args.suite, self.smollm2).items()
-                if not self.args.only or any(part in name for part in self.args.only)}
+                if not self.args.only or name in self.args.only}
         if self.args.jobs > 1:
             in_parallel(self.args.jobs, self.row,
                         [flags for flags in rows.values() if LAST_BITS not in flags])
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=100, help="of SmolLM2")
     parser.add_argument("--tasks", action="store_true", help="SmolLM2: also three tasks")
     parser.add_argument("--limit", type=int, default=500, help="items of a task")
-    parser.add_argument("--only", nargs="*", help="rows with one of these in their names")
+    parser.add_argument("--only", type=lambda text: text.split(";"), help="rows, with ; between them")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--jobs", type=int, default=1, help="rows that are made at a time")
     parser.add_argument("--device", default="cpu", help="of trials and evaluations: cpu or cuda")
