@@ -85,24 +85,23 @@ static double dot_double(const float* a, const double* b, std::int64_t n) noexce
 
 static constexpr int kSide = static_cast<int>(kSideBySide) / kDoubles;
 
-static void add_products(const double* a, const double* x, std::int64_t n, double* sum) noexcept {
+// sum += sign a x; a product with -a is the negative of that with a, to the bit.
+template <typename T>
+static void products_of(double sign, const T* a, const double* x, std::int64_t n, double* sum) {
   Doubles sums[kSide];
   for (int k = 0; k < kSide; ++k) sums[k] = load<Doubles>(sum + k * kDoubles);
   for (std::int64_t i = 0; i < n; ++i, x += kSideBySide) {
-    for (int k = 0; k < kSide; ++k) sums[k] += a[i] * load<Doubles>(x + k * kDoubles);
+    const double by = sign * static_cast<double>(a[i]);
+    for (int k = 0; k < kSide; ++k) sums[k] += by * load<Doubles>(x + k * kDoubles);
   }
   for (int k = 0; k < kSide; ++k) store(sum + k * kDoubles, sums[k]);
 }
-
+static void add_products(const double* a, const double* x, std::int64_t n, double* sum) noexcept {
+  products_of(1.0, a, x, n, sum);
+}
 static void subtract_products(const float* a, const double* x, std::int64_t n,
                               double* sum) noexcept {
-  Doubles sums[kSide];
-  for (int k = 0; k < kSide; ++k) sums[k] = load<Doubles>(sum + k * kDoubles);
-  for (std::int64_t i = 0; i < n; ++i, x += kSideBySide) {
-    const auto by = static_cast<double>(a[i]);
-    for (int k = 0; k < kSide; ++k) sums[k] -= by * load<Doubles>(x + k * kDoubles);
-  }
-  for (int k = 0; k < kSide; ++k) store(sum + k * kDoubles, sums[k]);
+  products_of(-1.0, a, x, n, sum);
 }
 
 static void subtract_outer(const float* a, const double* x, std::int64_t n, double* y) noexcept {
@@ -125,30 +124,34 @@ static inline V nearest_code(V weights, const Levels& levels) {
   return __builtin_convertvector(__builtin_convertvector(place + 0.5f, I), V);
 }
 
-template <bool kWeighted>
-static double squared_error_of(const float* weights, const float* importance, std::int64_t n,
-                               const Levels& levels) {
+// Calls add(weights, counts) for kLanes of them at a time, counts null for 1 each; the last are
+// padded with weights that do not count.
+template <int kLanes, typename Add>
+static inline void for_lanes(const float* weights, const float* importance, std::int64_t n,
+                             Add add) {
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) add(weights + i, importance ? importance + i : nullptr);
+  if (i == n) return;
+  float w[kLanes] = {}, counts[kLanes] = {};
+  for (int lane = 0; i < n; ++i, ++lane) {
+    w[lane] = weights[i];
+    counts[lane] = importance ? importance[i] : 1.0f;
+  }
+  add(w, counts);
+}
+
+static double squared_error(const float* weights, const float* importance, std::int64_t n,
+                            const Levels& levels) noexcept {
   Floats sums[kParts] = {};
-  const auto add = [&](const float* w, const float* counts) {
+  for_lanes<16>(weights, importance, n, [&](const float* w, const float* counts) {
     for (int part = 0; part < kParts; ++part) {
       const auto weight = load<Floats>(w + part * kFloats);
       const Floats code = nearest_code<Ints>(weight, levels);
       const Floats error = weight - (levels.scale * code + levels.min);
-      sums[part] +=
-          kWeighted ? load<Floats>(counts + part * kFloats) * (error * error) : error * error;
+      const Floats by = counts ? load<Floats>(counts + part * kFloats) : Floats{} + 1.0f;
+      sums[part] += by * (error * error);
     }
-  };
-  std::int64_t i = 0;
-  for (; i + 16 <= n; i += 16) add(weights + i, kWeighted ? importance + i : nullptr);
-  if (i < n) {  // the smallest weight has a code of its own value
-    float w[16], counts[16] = {};
-    for (float& weight : w) weight = levels.min;
-    for (int lane = 0; i < n; ++i, ++lane) {
-      w[lane] = weights[i];
-      if (kWeighted) counts[lane] = importance[i];
-    }
-    add(w, counts);
-  }
+  });
   double total = 0;
   for (int part = 0; part < kParts; ++part) {
     for (int lane = 0; lane < kFloats; ++lane) total += static_cast<double>(sums[part][lane]);
@@ -156,17 +159,11 @@ static double squared_error_of(const float* weights, const float* importance, st
   return total;
 }
 
-static double squared_error(const float* weights, const float* importance, std::int64_t n,
-                            const Levels& levels) noexcept {
-  return importance ? squared_error_of<true>(weights, importance, n, levels)
-                    : squared_error_of<false>(weights, importance, n, levels);
-}
-
 static LevelMoments moments(const float* weights, const float* importance, std::int64_t n,
                             const Levels& levels, float origin) noexcept {
   Doubles sum_n[kParts] = {}, sum_level[kParts] = {}, sum_level2[kParts] = {};
   Doubles sum_weight[kParts] = {}, sum_product[kParts] = {};
-  const auto add = [&](const float* w, const float* counts) {
+  for_lanes<8>(weights, importance, n, [&](const float* w, const float* counts) {
     for (int part = 0; part < kParts; ++part) {
       const auto weight = load<HalfFloats>(w + part * kDoubles);
       const Doubles level = widen(nearest_code<HalfInts>(weight, levels) - origin);
@@ -178,17 +175,7 @@ static LevelMoments moments(const float* weights, const float* importance, std::
       sum_weight[part] += by * widen(weight);
       sum_product[part] += weighted * widen(weight);
     }
-  };
-  std::int64_t i = 0;
-  for (; i + 8 <= n; i += 8) add(weights + i, importance ? importance + i : nullptr);
-  if (i < n) {
-    float w[8] = {}, counts[8] = {};
-    for (int lane = 0; i < n; ++i, ++lane) {
-      w[lane] = weights[i];
-      counts[lane] = importance ? importance[i] : 1.0f;
-    }
-    add(w, counts);
-  }
+  });
   return {sum_of(sum_n), sum_of(sum_level), sum_of(sum_level2), sum_of(sum_weight),
           sum_of(sum_product)};
 }

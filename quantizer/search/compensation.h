@@ -2,7 +2,6 @@
 // GPTQ for some column groups of a matrix, the others staying as they are (gptq/realize.h has the
 // whole): what the columns are rounded to also makes up for the errors of all others.
 
-#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
