@@ -10,6 +10,7 @@
 #include <cstring>
 #include <functional>
 #include <initializer_list>
+#include <nlohmann/json.hpp>
 #include <numbers>
 
 #include "kernels/error.h"

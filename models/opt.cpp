@@ -2,6 +2,7 @@
 // project_in and project_out, and no final norm.
 
 #include <array>
+#include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
 #include "models/family.h"

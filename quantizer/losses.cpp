@@ -1,6 +1,7 @@
 #include "quantizer/losses.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
 #include "kernels/formats/codec.h"

@@ -5,7 +5,7 @@
 // Rendered the way Hugging Face does: trim_blocks, lstrip_blocks, no autoescape.
 
 #include <memory>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 #include <string_view>

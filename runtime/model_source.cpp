@@ -4,6 +4,7 @@
 #include <array>
 #include <fstream>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <system_error>
 
@@ -81,7 +82,8 @@ bool owns(const std::vector<TensorSource>& tensors, const TensorSource* tensor) 
 
 }  // namespace
 
-ModelSource::ModelSource(const fs::path& path, bool weights) : path_(path.string()) {
+ModelSource::ModelSource(const fs::path& path, bool weights)
+    : path_(path.string()), config_(std::make_shared<nlohmann::json>()) {
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (status.type() == fs::file_type::not_found) {
@@ -107,7 +109,7 @@ ModelSource::ModelSource(const fs::path& path, bool weights) : path_(path.string
 void ModelSource::open_directory(const fs::path& directory, bool weights) {
   const fs::path config = directory / "config.json";
   if (is_present(config)) {
-    config_ = read_config(config, path_);
+    config_ = std::make_shared<nlohmann::json>(read_config(config, path_));
   } else if (weights) {
     throw_file_error(path_, "has no config.json, so it is not a Hugging Face model directory{}",
                      gguf_hint(directory));

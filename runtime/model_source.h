@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 #include <string_view>
@@ -29,8 +29,8 @@ class ModelSource {
 
   const std::string& path() const noexcept { return path_; }
   bool is_gguf() const noexcept { return gguf_ != nullptr; }
-  const GgufFile& gguf() const noexcept { return *gguf_; }           // is_gguf() only
-  const nlohmann::json& config() const noexcept { return config_; }  // null where there is none
+  const GgufFile& gguf() const noexcept { return *gguf_; }            // is_gguf() only
+  const nlohmann::json& config() const noexcept { return *config_; }  // null where there is none
   const std::vector<const TensorSource*>& tensors() const noexcept { return tensors_; }
   const TensorSource* find(std::string_view name) const noexcept;  // nullptr: absent
   // Quantized matrices of our own GGUF, sorted by name; tensors() has their parts.
@@ -55,7 +55,7 @@ class ModelSource {
   void sort_names();
 
   std::string path_;
-  nlohmann::json config_;
+  std::shared_ptr<const nlohmann::json> config_;  // shared_ptr: json_fwd.hpp is enough here
   std::unique_ptr<GgufFile> gguf_;
   std::vector<std::unique_ptr<SafetensorsFile>> safetensors_;
   std::vector<std::unique_ptr<PytorchFile>> pytorch_;

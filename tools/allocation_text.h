@@ -1,7 +1,7 @@
 #pragma once
 // What a bit budget gave to each matrix, as a table for a terminal.
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 

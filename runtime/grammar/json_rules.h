@@ -8,7 +8,8 @@
 // \t, other control characters as \u00xx. Where the text matters, strings are canonical.
 
 #include <map>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>

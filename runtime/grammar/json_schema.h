@@ -4,7 +4,7 @@
 // cannot be honoured is refused by its name and place, not skipped.
 
 #include <memory>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string_view>
 
 #include "runtime/grammar/grammar.h"

@@ -1,6 +1,7 @@
 #include "runtime/tokenizer/json.h"
 
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <unordered_map>
 
 #include "kernels/error.h"

@@ -3,7 +3,7 @@
 // SmolLM) or SentencePiece-style (LLaMA 2). Normalizers and pre-tokenizers are recognised by their
 // content; what is not recognised is refused by name rather than approximated.
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "runtime/files/gguf.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/scratch_folder.h"

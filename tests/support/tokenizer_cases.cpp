@@ -4,6 +4,7 @@
 
 #include <fstream>
 #include <iterator>
+#include <nlohmann/json.hpp>
 
 #include "runtime/files/json_file.h"
 #include "runtime/tokenizer/json.h"

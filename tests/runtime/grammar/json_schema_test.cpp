@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "runtime/grammar/matcher.h"
 #include "tests/runtime/grammar/random_text.h"
 #include "tests/runtime/grammar/schema_validator.h"

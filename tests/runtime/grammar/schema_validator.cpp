@@ -1,6 +1,7 @@
 #include "tests/runtime/grammar/schema_validator.h"
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <regex>
 #include <set>
 #include <stdexcept>

@@ -2,7 +2,7 @@
 // JSON Schema by its definition, for values that are there: an oracle for the grammars. Written
 // from the specification, knows the keywords that the grammars know.
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 
 namespace tenfold::testing {
 

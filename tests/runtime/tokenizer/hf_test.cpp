@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "kernels/error.h"
 #include "runtime/tokenizer/files.h"
 #include "tests/support/tokenizer_cases.h"

@@ -5,6 +5,7 @@
 #include <sentencepiece_processor.h>
 
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
 #include "runtime/files/json_file.h"
