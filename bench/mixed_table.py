@@ -22,7 +22,7 @@ TASKS = ("arc_easy", "piqa", "winogrande")
 LAST_BITS = "the bits of the row before"
 
 
-def squeeze(share: float, equal_bits: float) -> dict:
+def squeeze(share: float, mix_bits: float, own_bits: float) -> dict:
     """Squeeze10-LLM's choices, and what has to be beaten at as many bits (issue 7, point 1)."""
     ones = [*GPTQ, "--bits", 1, "--group", "row", "--mixed", share]
     pbar = [*ones, "--salience", "pbar"]
@@ -32,9 +32,9 @@ def squeeze(share: float, equal_bits: float) -> dict:
         "1-bit g64 GPTQ, f16 minima, FIAS B": [*GPTQ, *AIMED, "--bits", 1, "--group", 64],
         "2-bit g128 RTN min-max": ["--bits", 2, "--group", 128, "--range", "minmax"],
         "layers of 1 or 2 bits, g128": [*GPTQ, "--group", 128, "--widths", "1,2",
-                                        "--target-bits", equal_bits],
+                                        "--target-bits", mix_bits],
         "layers of 1 or 2 bits, g128, FIAS B": [*GPTQ, *AIMED, "--group", 128, "--widths", "1,2",
-                                                "--target-bits", equal_bits],
+                                                "--target-bits", mix_bits],
         "by weight": ones,
         "by activation": [*ones, "--salience", "activation"],
     }
@@ -43,6 +43,7 @@ def squeeze(share: float, equal_bits: float) -> dict:
     rows["PBAR"] = pbar
     for name, how in (("A", "full"), ("B", "target"), ("C", "blend")):
         rows[f"PBAR, FIAS {name}"] = [*pbar, "--fias", how]
+    rows["PBAR by trials, FIAS B"] = [*pbar, "--pbar-trials", *AIMED]
     rows["by weight, FIAS B"] = [*ones, *AIMED]
     rows["by activation, FIAS B"] = [*ones, "--salience", "activation", *AIMED]
     rows["PBAR, FIAS B, midrise"] = [*pbar, *AIMED, "--min", "midrise"]
@@ -50,6 +51,9 @@ def squeeze(share: float, equal_bits: float) -> dict:
     rows["PBAR, FIAS B, tuned with codes"] = [*TUNED, *pbar[len(GPTQ):], *AIMED,
                                               "--learn-codes", "all"]
     rows["the same, midrise"] = [*rows["PBAR, FIAS B, tuned with codes"], "--min", "midrise"]
+    for name, passes in (("", GPTQ), (", tuned with codes", [*TUNED, "--learn-codes", "all"])):
+        rows[f"widths and shares of rows, FIAS B{name}"] = [*passes, *AIMED, "--group", "row",
+                                                            "--target-bits", own_bits]
     return rows
 
 
@@ -97,7 +101,7 @@ def suite(name: str, smollm2: bool) -> dict:
     if name == "ratios":
         return ratios(0.1 if smollm2 else 0.125)
     if name == "squeeze":
-        return squeeze(0.2, 1.73) if smollm2 else squeeze(0.125, 1.77)
+        return squeeze(0.2, 1.73, 1.687) if smollm2 else squeeze(0.125, 1.77, 1.769)
     if name == "shares":
         return shares()
     return {**budget(2.28, 2, 64, 128), **budget(2.56, 2, 32, 128), **budget(3.30, 3, 64, 128)}
@@ -114,6 +118,7 @@ class Table:
         self.source, self.windows = model_of(args, self.smollm2)
         self.calib = ["--calib", self.calibration, "--calib-seqs", args.calib_seqs, "--calib-len",
                       512 if self.smollm2 else 256]
+        self.seed = ["--seed", args.seed] if args.seed else []
         self.measured = Measured(args.results)
 
     def where(self) -> list:
@@ -148,6 +153,7 @@ class Table:
         return [*TASKS] if self.smollm2 and self.args.tasks else []
 
     def row(self, flags) -> dict:
+        flags = [*flags, *self.seed]
         tasks = [f"{task}:{self.args.limit}" for task in self.tasks()]
         key = " ".join(map(str, [self.args.model, *self.windows, *tasks, *self.calib[2:], *flags,
                                  *on_device(self.args)]))
@@ -192,6 +198,7 @@ def main() -> None:
     parser.add_argument("--smollm2", default=cache_folder() / "SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--calib-seqs", type=int, default=32)
     parser.add_argument("--windows", type=int, default=100, help="of SmolLM2")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of calibration text")
     parser.add_argument("--tasks", action="store_true", help="SmolLM2: also three tasks")
     parser.add_argument("--limit", type=int, default=500, help="items of a task")
     parser.add_argument("--only", type=lambda text: text.split(";"), help="rows, with ; between them")

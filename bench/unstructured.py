@@ -21,6 +21,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[1] / "tools"))
 from check_quantizer import Opt, draw  # noqa: E402
 
 DAMPING = 0.1
+ALTERNATIONS = 15
 
 
 def binarized(weights, kept):
@@ -59,23 +60,55 @@ def choose(matrices, hessian, feedback, share, structured, strength):
     return kept
 
 
-def gptq(weights, kept, upper, order):
+def column_factors(weights, kept):
+    """What ARB-RC multiplies columns by, relative: |w - mu| of what is not kept as the product of a
+    factor of the row and one of the column, by alternating least squares."""
+    low = ~kept
+    distance = np.abs(weights - binarized(weights, kept)[0]) * low
+    factors = np.ones(weights.shape[1])
+    for _ in range(ALTERNATIONS):
+        rows = (distance * factors).sum(1) / (low * factors**2).sum(1)
+        columns = rows @ distance / np.maximum(rows**2 @ low, 1e-12)
+        factors = np.where(low.any(0), columns, 1)
+        factors /= factors[low.any(0)].mean()
+    return np.clip(factors, 0.1, 10)
+
+
+def alternated(weights, kept, factors):
+    """mu and a of each row that make c (mu +- a) nearest to its weights that are not kept, found in
+    turn with the signs."""
+    wanted, power = weights / factors, ~kept * factors**2
+    total = power.sum(1, keepdims=True)
+    mean = (power * wanted).sum(1, keepdims=True) / total
+    for _ in range(ALTERNATIONS):
+        signs = np.where(wanted >= mean, 1, -1)
+        deviation = (power * signs * (wanted - mean)).sum(1, keepdims=True) / total
+        mean = (power * (wanted - signs * deviation)).sum(1, keepdims=True) / total
+    return mean, deviation
+
+
+def gptq(weights, kept, upper, order, binarizer):
     """4 bits where kept, one elsewhere; rows are groups; columns in the order of their power."""
+    factors = np.ones(weights.shape[1])
     mean, deviation = binarized(weights, kept)
+    if binarizer != "first":
+        factors = column_factors(weights, kept) if binarizer == "both" else factors
+        mean, deviation = alternated(weights, kept, factors)
     low, high = weights.min(1, keepdims=True), weights.max(1, keepdims=True)
     scale = np.maximum((high - low) / 15, 1e-12)
     left, values = weights[:, order].copy(), np.empty_like(weights)
     for j, column in enumerate(order):
         w = left[:, j]
         four = scale[:, 0] * np.clip(np.round((w - low[:, 0]) / scale[:, 0]), 0, 15) + low[:, 0]
-        one = mean[:, 0] + np.where(w >= mean[:, 0], 1, -1) * deviation[:, 0]
+        signs = np.where(w >= factors[column] * mean[:, 0], 1, -1)
+        one = factors[column] * (mean[:, 0] + signs * deviation[:, 0])
         values[:, column] = np.where(kept[:, column], four, one)
         error = (w - values[:, column]) / upper[j, j]
         left[:, j + 1:] -= np.outer(error, upper[j, j + 1:])
     return values
 
 
-def quantize(folder, sequences, share, structured, strength):
+def quantize(folder, sequences, share, structured, strength, binarizer):
     """A model whose layers are quantized one after the other, its share of kept weights, and its
     columns by weight: a bit each says which they are."""
     model = Opt(folder)
@@ -94,7 +127,8 @@ def quantize(folder, sequences, share, structured, strength):
         matrices = [model.t[name + ".weight"] for name in names]
         for name, kept in zip(names, choose(matrices, hessian, feedback, share, structured,
                                             strength)):
-            model.t[name + ".weight"] = gptq(model.t[name + ".weight"], kept, upper, order)
+            model.t[name + ".weight"] = gptq(model.t[name + ".weight"], kept, upper, order,
+                                              binarizer)
             kept_weights += kept.sum()
             weights += kept.size
             columns += kept.shape[1]
@@ -127,6 +161,11 @@ def main() -> None:
     parser.add_argument("--shared", required=True)
     parser.add_argument("--windows", type=int, default=100)
     parser.add_argument("--sequences", type=int, default=28)
+    parser.add_argument("--shares", type=float, nargs="+", default=(0.125, 0.2, 0.3))
+    parser.add_argument("--skip", type=int, default=0, help="tokens of the calibration text")
+    parser.add_argument("--binarizer", choices=("first", "rows", "both"), default="first",
+                        help="mean and mean distance; refined in turn with signs (ARB); and with a "
+                        "factor for each column (ARB-RC), whose bits are not counted")
     args = parser.parse_args()
     shared = pathlib.Path(args.shared)
     folder = shared / "models/opt-1m"
@@ -136,11 +175,13 @@ def main() -> None:
                                                    *flags, "-f", shared / "data" / file]))
     wiki = np.array(tokens("wikitext2/wiki.test.raw"))
     bos = Opt(folder).config["bos_token_id"]
-    sequences = draw(tokens("calibration/c4.txt", "--no-special"), bos, args.sequences, 256)
+    sequences = draw(tokens("calibration/c4.txt", "--no-special")[args.skip:], bos,
+                     args.sequences, 256)
     print("| choice | kept | codes | mask | bits | WikiText-2 |\n|---|---|---|---|---|---|")
-    for share in (0.125, 0.2, 0.3):
+    for share in args.shares:
         for structured in (True, False):
-            model, kept, by_column = quantize(folder, sequences, share, structured, 1.0)
+            model, kept, by_column = quantize(folder, sequences, share, structured, 1.0,
+                                              args.binarizer)
             codes = 1 + 3 * kept
             entropy = -kept * math.log2(kept) - (1 - kept) * math.log2(1 - kept)
             mask = by_column if structured else entropy
