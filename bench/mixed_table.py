@@ -17,6 +17,7 @@ from measured import Measured, cache_folder, in_parallel, model_of, on_device, r
 WEIGHTED = ["--range", "weighted"]
 GPTQ = ["--passes", "gptq", *WEIGHTED]
 TUNED = ["--passes", "gptq,tune", "--epochs", 3, *WEIGHTED]
+CODES = ["--learn-codes", "all"]
 AIMED = ["--fias", "target"]
 TASKS = ("arc_easy", "piqa", "winogrande")
 LAST_BITS = "the bits of the row before"
@@ -48,10 +49,9 @@ def squeeze(share: float, mix_bits: float, own_bits: float) -> dict:
     rows["by activation, FIAS B"] = [*ones, "--salience", "activation", *AIMED]
     rows["PBAR, FIAS B, midrise"] = [*pbar, *AIMED, "--min", "midrise"]
     rows["PBAR, FIAS B, tuned"] = [*TUNED, *pbar[len(GPTQ):], *AIMED]
-    rows["PBAR, FIAS B, tuned with codes"] = [*TUNED, *pbar[len(GPTQ):], *AIMED,
-                                              "--learn-codes", "all"]
+    rows["PBAR, FIAS B, tuned with codes"] = [*TUNED, *pbar[len(GPTQ):], *AIMED, *CODES]
     rows["the same, midrise"] = [*rows["PBAR, FIAS B, tuned with codes"], "--min", "midrise"]
-    for name, passes in (("", GPTQ), (", tuned with codes", [*TUNED, "--learn-codes", "all"])):
+    for name, passes in (("", GPTQ), (", tuned with codes", [*TUNED, *CODES])):
         rows[f"widths and shares of rows, FIAS B{name}"] = [*passes, *AIMED, "--group", "row",
                                                             "--target-bits", own_bits]
     return rows
@@ -86,7 +86,7 @@ def ratios(share: float) -> dict:
     for bits in (2, 3):
         for name, passes in (("", GPTQ), (", tuned", TUNED),
                              (", high codes learned", [*TUNED, "--learn-codes", "high"]),
-                             (", all codes learned", [*TUNED, "--learn-codes", "all"])):
+                             (", all codes learned", [*TUNED, *CODES])):
             base = [*passes, *AIMED, "--bits", bits, "--group", 128]
             if "high" not in name:
                 rows[f"{bits} bits{name}"] = base

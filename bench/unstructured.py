@@ -89,11 +89,10 @@ def alternated(weights, kept, factors):
 
 def gptq(weights, kept, upper, order, binarizer):
     """4 bits where kept, one elsewhere; rows are groups; columns in the order of their power."""
-    factors = np.ones(weights.shape[1])
-    mean, deviation = binarized(weights, kept)
-    if binarizer != "first":
-        factors = column_factors(weights, kept) if binarizer == "both" else factors
-        mean, deviation = alternated(weights, kept, factors)
+    factors = (column_factors(weights, kept) if binarizer == "both" else
+               np.ones(weights.shape[1]))
+    mean, deviation = (binarized(weights, kept) if binarizer == "first" else
+                       alternated(weights, kept, factors))
     low, high = weights.min(1, keepdims=True), weights.max(1, keepdims=True)
     scale = np.maximum((high - low) / 15, 1e-12)
     left, values = weights[:, order].copy(), np.empty_like(weights)

@@ -14,7 +14,7 @@ set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
-set(CMAKE_CXX_FLAGS_RELEASE "-O3 -DNDEBUG")  # -g would be a third of the build's time
+set(CMAKE_CXX_FLAGS_RELEASE "-O3 -DNDEBUG")  # with -g files take 1.4 times as long
 set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g")
 
 # For the host compiler, whether CMake calls it or nvcc does.
