@@ -28,12 +28,7 @@ Checkpoint::Checkpoint(const std::filesystem::path& output, const std::string& i
           "or start anew with --force",
           folder_.string());
   }
-  if (exists && !replace) {
-    throw_error(ErrorCode::bad_request,
-                "{} holds the work of an interrupted run: --resume goes on with it, --force starts "
-                "anew",
-                folder_.string());
-  }
+  if (!replace) refuse_leftovers(output);
   std::error_code error;
   std::filesystem::remove_all(folder_, error);
   std::filesystem::create_directory(folder_, error);
@@ -43,6 +38,15 @@ Checkpoint::Checkpoint(const std::filesystem::path& output, const std::string& i
   OutputFile file(folder_ / kIdentityFile, true);
   file.write(identity);
   file.commit();
+}
+
+void Checkpoint::refuse_leftovers(const std::filesystem::path& output) {
+  const std::string folder = output.string() + ".work";
+  if (!std::filesystem::exists(std::filesystem::path(folder) / kIdentityFile)) return;
+  throw_error(ErrorCode::bad_request,
+              "{} holds the work of an interrupted run: --resume goes on with it, --force starts "
+              "anew",
+              folder);
 }
 
 std::filesystem::path Checkpoint::layer_path(std::int64_t index) const {

@@ -22,6 +22,8 @@ class Checkpoint {
   // may not replace it; io where the folder cannot be written. Resuming without a folder starts.
   Checkpoint(const std::filesystem::path& output, const std::string& identity, Start start,
              bool replace);
+  // Throws bad_request where an earlier run's folder is beside the output.
+  static void refuse_leftovers(const std::filesystem::path& output);
 
   // The bytes of a finished layer, and what save() was told about it.
   std::optional<MappedFile> layer(std::int64_t index) const;

@@ -126,7 +126,8 @@ void check_allocation(const Recipe& recipe) {
 void check_squeeze(const Recipe& recipe) {
   if (recipe.salience != Salience::weight && !mixes(recipe)) {
     throw_error(ErrorCode::bad_request,
-                "the columns that keep more bits are chosen in a mixed layout: --mixed SHARE");
+                "the columns that keep more bits are chosen in a mixed layout: --mixed SHARE, or a "
+                "budget without --widths or a search");
   }
   if (recipe.salience != Salience::weight && (recipe.awq || recipe.omniquant)) {
     throw_error(ErrorCode::bad_request,

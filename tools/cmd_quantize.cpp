@@ -133,11 +133,17 @@ void set_allocation(const Options& options, const Given& given, Recipe& recipe) 
   set_if(allocate.sequences, options.allocation_seqs);
   if (!options.cross) allocate.cross = false;
   if (!options.widths.empty()) allocate.widths = options.widths;
-  // Columns are best chosen by their inputs, where no pass fits its scales to another choice.
-  if (!given.salience && mixes(recipe) && !recipe.awq && !recipe.omniquant) {
-    recipe.salience = Salience::activation;
+  if (options.method == "squeeze10") {  // with shares that the budget chooses
+    if (!options.mixed) recipe.mixed = 0;
+    if (!given.salience && !mixes(recipe)) recipe.salience = Salience::weight;
+  } else if (!given.salience && mixes(recipe) && !recipe.awq && !recipe.omniquant) {
+    recipe.salience = Salience::activation;  // best, where no pass fits scales to another choice
   }
-  if (allocate.kind != Allocation::ratio) return;
+  if (allocate.kind != Allocation::ratio) {
+    if (!given.high_bits) return;
+    throw_error(ErrorCode::bad_request,
+                "a budget chooses its widths by itself: --high-bits needs --allocate ratio");
+  }
   if (!given.bits) {
     throw_error(ErrorCode::bad_request,
                 "--allocate ratio needs --bits: the width of the columns that do not keep more");
@@ -196,7 +202,7 @@ Recipe to_recipe(const Options& options) {
   set_allocation(options, given, recipe);
   if (options.high_bits && !mixes(recipe)) {
     throw_error(ErrorCode::bad_request,
-                "no columns keep more bits: --high-bits needs --mixed or a budget");
+                "no columns keep more bits: --high-bits needs --mixed or --allocate ratio");
   }
   validate(recipe);
   return recipe;

@@ -21,7 +21,6 @@ constexpr double kRatios[] = {0.02, 0.05, 0.1, 0.15, 0.2, 0.3};
 constexpr double kMixedRatios[] = {0.1, 0.2, 0.3};  // of the widths near the target
 constexpr int kWidths[] = {1, 2, 3, 4, 8};
 constexpr std::int64_t kLossBytes = 800;    // what a file says of a layer's losses
-constexpr int kSizeRounds = 4;              // of looking how large a file the answer makes
 constexpr std::int64_t kMeasureSteps = 20;  // of progress, for one that a check takes
 
 nlohmann::ordered_json to_json(const LayerChoices& layer) {
@@ -75,12 +74,18 @@ class AllocationRun {
 
   // The recipe with what was chosen as rules.
   QuantizeOptions solve() {
-    if (!options_.dry_run) check_output(output_, options_.overwrite);
-    Calibration calibration = draw_calibration(*source_, options_.recipe.calibration);
+    // All that can be refused is refused before minutes of measuring.
     set_budget();
     for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
       matrices_.push_back(layer_matrices(layer));
     }
+    check_target();
+    if (!options_.dry_run) {
+      check_output(output_, options_.overwrite);
+      check_space(output_, 2 * static_cast<std::uint64_t>(budget_));
+      if (!options_.resume && !options_.overwrite) Checkpoint::refuse_leftovers(output_);
+    }
+    Calibration calibration = draw_calibration(*source_, options_.recipe.calibration);
     Recipe endless = options_.recipe;  // a longer search begins with the same budget
     endless.search.steps = std::min<std::int64_t>(endless.search.steps, 1);
     if (!options_.dry_run) {
@@ -104,9 +109,7 @@ class AllocationRun {
     }
     std::vector<LayerAnswer> answers = solve_budget(layers, budget_);
     // Rules, further tensors and their padding: known only once the answer is.
-    for (int round = 0; round < kSizeRounds; ++round) {
-      const std::int64_t over = too_large(answers);
-      if (over <= 0) break;
+    for (std::int64_t over = 0; (over = too_large(answers)) > 0;) {
       budget_ -= over;
       answers = solve_budget(layers, budget_);
     }
@@ -142,28 +145,59 @@ class AllocationRun {
 
   // Bytes that the layers' matrices may take, and the bits of a weight that makes.
   void set_budget() {
-    std::int64_t elements = 0;
     for (const ModelTensor& tensor : tensors_) {
-      if (is_layer_matrix(tensor)) elements += tensor.rows.rows() * tensor.rows.cols();
+      if (is_layer_matrix(tensor)) elements_ += tensor.rows.rows() * tensor.rows.cols();
     }
     const AllocateOptions& allocate = options_.recipe.allocate;
     if (allocate.target_bytes == 0) {
-      budget_ = static_cast<std::int64_t>(allocate.target_bits * static_cast<double>(elements) / 8);
+      budget_ =
+          static_cast<std::int64_t>(allocate.target_bits * static_cast<double>(elements_) / 8);
     } else {
       QuantizeOptions plain = options_;
       plain.recipe.allocate = {};
       plain.recipe.salience = Salience::weight;  // nothing is mixed here
+      plain.recipe.pbar_lambda.reset();
+      plain.recipe.pbar_trials = false;
       const PlannedSize size = planned_size(source_, plain);
-      budget_ = target_bytes() - static_cast<std::int64_t>(size.file - size.layers) -
-                spec_.layers * kLossBytes;
+      rest_ = static_cast<std::int64_t>(size.file - size.layers) + spec_.layers * kLossBytes;
+      budget_ = target_bytes() - rest_;
     }
-    if (budget_ <= 0) {
+    target_bits_ = 8.0 * static_cast<double>(budget_) / static_cast<double>(elements_);
+  }
+
+  // What the cheapest and the dearest choices cost follows from their layouts.
+  void check_target() const {
+    std::int64_t least = 0, most = 0;
+    for (const auto& layer : matrices_) {
+      for (const SensitivityModel::Matrix& matrix : layer) {
+        std::vector<std::int64_t> costs;
+        for (const Widths& widths : matrix.choices) {
+          costs.push_back(bytes_of(*matrix.source, widths));
+        }
+        least += *std::min_element(costs.begin(), costs.end());
+        most += *std::max_element(costs.begin(), costs.end());
+      }
+    }
+    if (budget_ < least) {
       throw_error(ErrorCode::bad_request,
-                  "{}: the target leaves nothing for the layers' matrices beside the rest of the "
-                  "file",
-                  source_->path());
+                  "{}: a target of {} is too small: the cheapest choices take {}; larger groups or "
+                  "fewer bits would do",
+                  source_->path(), target_of(budget_), target_of(least));
     }
-    target_bits_ = 8.0 * static_cast<double>(budget_) / static_cast<double>(elements);
+    if (budget_ > most) {
+      throw_error(ErrorCode::bad_request,
+                  "{}: a target of {} cannot be used up: the dearest choices take {}",
+                  source_->path(), target_of(budget_), target_of(most));
+    }
+  }
+
+  // What the layers' matrices take, as the target is given.
+  std::string target_of(std::int64_t layers) const {
+    if (options_.recipe.allocate.target_bytes > 0) {
+      return fmt::format("{} bytes", layers + rest_);
+    }
+    return fmt::format("{:.3f} bits a weight",
+                       8.0 * static_cast<double>(layers) / static_cast<double>(elements_));
   }
 
   static bool is_layer_matrix(const ModelTensor& tensor) {
@@ -180,7 +214,9 @@ class AllocationRun {
           allocation_choices(options_.recipe, tensor.rows.cols(), target_bits_)};
       double nearest = 0;
       for (std::size_t c = 0; c < matrix.choices.size(); ++c) {
-        const double away = std::fabs(bits_of(tensor.rows, matrix.choices[c]) - target_bits_);
+        const double bits = 8.0 * static_cast<double>(bytes_of(tensor.rows, matrix.choices[c])) /
+                            static_cast<double>(tensor.rows.rows() * tensor.rows.cols());
+        const double away = std::fabs(bits - target_bits_);
         if (c > 0 && away >= nearest) continue;
         nearest = away;
         matrix.reference = c;
@@ -190,10 +226,9 @@ class AllocationRun {
     return matrices;
   }
 
-  double bits_of(const RowReader& rows, const Widths& widths) const {
+  std::int64_t bytes_of(const RowReader& rows, const Widths& widths) const {
     const MatrixPlan plan = plan_matrix(widths, options_.recipe.range, rows.cols());
-    return 8.0 * static_cast<double>(layout_of(plan, rows.rows(), rows.cols()).bytes()) /
-           static_cast<double>(rows.rows() * rows.cols());
+    return static_cast<std::int64_t>(layout_of(plan, rows.rows(), rows.cols()).bytes());
   }
 
   LayerChoices measured(SensitivityModel& model, std::int64_t layer) {
@@ -285,8 +320,10 @@ class AllocationRun {
   ThreadPool pool_;
   std::optional<Checkpoint> checkpoint_;
   std::vector<std::vector<SensitivityModel::Matrix>> matrices_;  // by layer
-  std::int64_t budget_ = 0;
-  double target_bits_ = 0;
+  std::int64_t elements_ = 0;                                    // of the layers' matrices
+  std::int64_t budget_ = 0;                                      // bytes of theirs
+  std::int64_t rest_ = 0;                                        // bytes of the file beside them
+  double target_bits_ = 0;                                       // the budget, a weight
   std::uint64_t done_ = 0;
 };
 

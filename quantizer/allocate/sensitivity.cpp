@@ -25,6 +25,15 @@ double dot(const std::vector<float>& a, const std::vector<float>& b) {
   return sum;
 }
 
+// Of the choices that have one; the first where none has.
+std::size_t least_error(const std::vector<double>& errors) {
+  std::size_t least = 0;
+  for (std::size_t c = 0; c < errors.size(); ++c) {
+    if (errors[c] > 0 && (!(errors[least] > 0) || errors[c] < errors[least])) least = c;
+  }
+  return least;
+}
+
 std::vector<double> cross_terms(const LayerChoices& measured,
                                 const std::vector<std::vector<float>>& errors, ThreadPool& pool) {
   const std::size_t all = errors.size();
@@ -183,19 +192,34 @@ LayerChoices SensitivityModel::measure(std::int64_t layer, const std::vector<Mat
   for (const Matrix& matrix : matrices) {
     MatrixChoices& choices = measured.matrices.emplace_back();
     Dense& dense = dense_of(weights, matrix.role);
-    double scale = 1;
-    for (std::size_t c = 0; c < matrix.choices.size(); ++c) {
+    const auto with = [&](std::size_t c, auto&& look) {
       QuantizedMatrix made = realize_choice(matrix, matrix.choices[c], inputs, pool);
-      choices.cost.push_back(static_cast<std::int64_t>(made.view.bytes()));
       std::swap(dense.weight, made);
+      look();
+      std::swap(dense.weight, made);
+      return static_cast<std::int64_t>(made.view.bytes());
+    };
+    double last = 0;  // of the reference, in nats
+    for (std::size_t c = 0; c < matrix.choices.size(); ++c) {
       std::vector<float> sampled(sample);
-      const double error = measured_error(layer, sampled.data());
-      const bool reference = by == Sensitivity::scaled && c == matrix.reference;
-      const double last = by == Sensitivity::final || reference ? final_loss(layer, layer) : 0;
-      std::swap(dense.weight, made);
-      if (reference && error > 0) scale = std::max(last, kLeastLoss) / error;
-      choices.loss.push_back(by == Sensitivity::final ? std::max(last, kLeastLoss) : error);
+      double loss = 0;
+      choices.cost.push_back(with(c, [&] {
+        loss = measured_error(layer, sampled.data());
+        if (by == Sensitivity::scaled && c == matrix.reference) last = final_loss(layer, layer);
+        if (by == Sensitivity::final) loss = std::max(final_loss(layer, layer), kLeastLoss);
+      }));
+      choices.loss.push_back(loss);
       if (cross) errors.push_back(std::move(sampled));
+    }
+    double scale = 1;
+    if (by == Sensitivity::scaled) {
+      std::size_t reference = matrix.reference;
+      if (!(choices.loss[reference] > 0)) {  // exact: it says nothing of the others
+        reference = least_error(choices.loss);
+        with(reference, [&] { last = final_loss(layer, layer); });
+      }
+      const double error = choices.loss[reference];
+      if (error > 0) scale = std::max(last, kLeastLoss) / error;
     }
     for (double& loss : choices.loss) {
       loss *= scale;

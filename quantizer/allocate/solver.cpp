@@ -14,6 +14,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int kBisections = 100;
 // Of the sums' own rounding: a bound may be off by it.
 constexpr double kSlack = 1e-9;
+constexpr std::size_t kMostAtOnce = std::size_t{1} << 20;  // points, before those beaten go
 
 struct Point {
   std::int64_t cost;
@@ -34,6 +35,25 @@ void keep_front(std::vector<Point>& points) {
   points.resize(kept);
 }
 
+// A list of points that holds little more than those that no other beats.
+class Front {
+ public:
+  void add(const Point& point) {
+    points_.push_back(point);
+    if (points_.size() < limit_) return;
+    keep_front(points_);
+    limit_ = std::max(kMostAtOnce, 2 * points_.size());
+  }
+  std::vector<Point> take() {
+    keep_front(points_);
+    return std::move(points_);
+  }
+
+ private:
+  std::vector<Point> points_;
+  std::size_t limit_ = kMostAtOnce;
+};
+
 class Combinations {
  public:
   explicit Combinations(const LayerChoices& layer) : layer_(layer), all_(layer.choices()) {
@@ -46,15 +66,13 @@ class Combinations {
 
   std::vector<Point> front() {
     visit(0, {0, 0.0, 0});
-    keep_front(points_);
-    return std::move(points_);
+    return front_.take();
   }
 
  private:
   void visit(std::size_t m, const Point& so_far) {
     if (m == layer_.matrices.size()) {
-      points_.push_back(so_far);
-      if (points_.size() > kMostAtOnce) keep_front(points_);
+      front_.add(so_far);
       return;
     }
     const MatrixChoices& matrix = layer_.matrices[m];
@@ -69,12 +87,11 @@ class Combinations {
     }
   }
 
-  static constexpr std::size_t kMostAtOnce = std::size_t{1} << 20;
   const LayerChoices& layer_;
   std::size_t all_;
   std::vector<std::size_t> first_;   // choice of each matrix
   std::vector<std::size_t> chosen_;  // of the matrices so far
-  std::vector<Point> points_;
+  Front front_;
 };
 
 LayerAnswer answer_of(const LayerChoices& layer, std::uint64_t index) {
@@ -152,7 +169,7 @@ class Joined {
   std::vector<Point> step(const std::vector<Point>& states, std::size_t k) const {
     const std::vector<Point>& front = fronts_[k];
     const double slack = kSlack * (std::fabs(most_) + price_ * static_cast<double>(budget_));
-    std::vector<Point> next;
+    Front next;
     for (std::size_t s = 0; s < states.size(); ++s) {
       for (std::size_t p = 0; p < front.size(); ++p) {
         const std::int64_t cost = states[s].cost + front[p].cost;
@@ -160,11 +177,10 @@ class Joined {
         const double loss = states[s].loss + front[p].loss;
         const double reached = loss + bound_[k + 1] + price_ * static_cast<double>(cost - budget_);
         if (reached > most_ + slack) continue;
-        next.push_back({cost, loss, static_cast<std::uint64_t>(s * front.size() + p)});
+        next.add({cost, loss, static_cast<std::uint64_t>(s * front.size() + p)});
       }
     }
-    keep_front(next);
-    return next;
+    return next.take();
   }
 
   const std::vector<std::vector<Point>>& fronts_;

@@ -25,7 +25,8 @@ std::vector<double> activation_scores(std::span<const SalientMatrix> matrices,
                                       std::span<const float> power, ThreadPool& pool);
 
 // PBAR: with e the error of a weight that is binarized (to mu +- a of its row's columns that are),
-// d the share of its input's power that no other input has, and x its input,
+// d the share of its input's power that no later input has (GPTQ's D, from left to right; that no
+// other has chooses no better), and x its input,
 //   sum over rows of  e^2 d / mean(e^2 d) + lambda e^2 x^2 / mean(e^2 x^2).
 // Which columns are binarized follows from the scores and they from it: three rounds. `first`: how
 // many columns are not. Throws bad_file where a weight is not finite.

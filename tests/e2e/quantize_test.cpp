@@ -254,7 +254,14 @@ TEST(QuantizeCommand, DividesABudgetAndShowsIt) {
                   "--target-bits");
   expect_sentence(run_tenfold(with({"--target-bits", "0.5"})), 2, "0.5");
   expect_sentence(run_tenfold(with({"--sensitivity", "final"})), 2, "--target-bits or");
-  expect_sentence(run_tenfold(with({"--target-bits", "1.01"})), 2, "at the least");
+  expect_sentence(run_tenfold(with({"--target-bits", "1.01"})), 2, "too small");
+  expect_sentence(run_tenfold(with({"--target-bits", "12"})), 2, "cannot be used up");
+  expect_sentence(run_tenfold(with({"--target-bits", "3", "--high-bits", "8"})), 2,
+                  "--allocate ratio");
+  run_ok(with({"--quiet", "--method", "squeeze10", "--target-bits", "2.5"}));
+  const json mixed = json::parse(run_ok({"inspect", made, "--json"}))["quantization"];
+  EXPECT_EQ(mixed["salience"], "pbar");
+  EXPECT_EQ(mixed["supervision"], "target");
   expect_sentence(
       run_tenfold({"quantize", "-m", model, "-o", folder / "x.gguf", "--target-bits", "2"}), 2,
       "--calib FILE");

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -225,13 +226,60 @@ TEST_P(SqueezedModels, EveryChoiceGivesAnotherModelThatRunsAndRepeats) {
   }
 }
 
+// What full precision's inputs guide begins where both models still have the same: the first
+// layer's first matrices.
+TEST_P(SqueezedModels, SupervisionBeginsWhereInputsDiffer) {
+  const auto first_queries = [&](Supervision supervision) {
+    QuantizeOptions with = options();
+    with.recipe.supervision = supervision;
+    with.overwrite = true;
+    make("a.gguf", with);
+    const ModelSource made(folder_ / "a.gguf");
+    std::string bytes;
+    for (const StoredMatrix& matrix : made.matrices()) {
+      if (matrix.name != "blk.0.attn_q.weight") continue;
+      for (const auto& part : parts(matrix.view)) {
+        bytes.append(reinterpret_cast<const char*>(part.data()), part.size());
+      }
+    }
+    EXPECT_FALSE(bytes.empty());
+    return bytes;
+  };
+  const std::string plain = first_queries(Supervision::none);
+  EXPECT_EQ(plain, first_queries(Supervision::full));
+  EXPECT_EQ(plain, first_queries(Supervision::blend));
+}
+
 // For each input the lambda of the least error on held-out text, as the file says.
 TEST_P(SqueezedModels, TakeTheBestOfSeveralLambdas) {
   QuantizeOptions with = options();
+  const auto losses_of = [&](const char* name) {
+    const GgufFile file(folder_ / name);
+    return nlohmann::json::parse(*file.metadata().get_string(kLossesKey));
+  };
+  const auto first_error = [](const nlohmann::json& losses) {
+    double sum = 0;  // of the matrices that read the first input: the choice for it is the first
+    for (const char* name : {"q", "k", "v"}) {
+      sum += losses.at(0).at("matrices").at(name).at("chosen").get<double>();
+    }
+    return sum;
+  };
+  with.recipe.supervision = Supervision::none;  // whose errors are against the source's weights
+  double least = std::numeric_limits<double>::infinity();
+  for (const double lambda : {0.0, 0.25, 0.5, 1.0, 2.0}) {
+    with.recipe.pbar_lambda = lambda;
+    make("fixed.gguf", with);
+    least = std::min(least, first_error(losses_of("fixed.gguf")));
+    with.overwrite = true;
+  }
+  with.recipe.pbar_lambda = std::nullopt;
+  make("fixed.gguf", with);
+  EXPECT_EQ(first_error(losses_of("fixed.gguf")), least);
+
+  with = options();
   with.recipe.pbar_lambda = std::nullopt;
   make("a.gguf", with);
-  const GgufFile file(folder_ / "a.gguf");
-  const auto losses = nlohmann::json::parse(*file.metadata().get_string(kLossesKey));
+  const auto losses = losses_of("a.gguf");
   std::set<double> lambdas;
   for (const nlohmann::json& layer : losses) {
     for (const char* input : {"qkv", "output", "mlp", "down"}) {
