@@ -2,6 +2,7 @@
 #include <charconv>
 #include <chrono>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
@@ -104,6 +105,26 @@ void set_search(const Options& options, SearchOptions& search) {
     search.queries = among(options.couplings, "qk");
     search.norms = among(options.couplings, "norm");
   }
+}
+
+// "60MiB", "1.5 GB", "900000": in bytes.
+std::uint64_t parse_size(const std::string& text) {
+  static const std::map<std::string, double, std::less<>> units = {
+      {"", 1},         {"b", 1},        {"k", 1e3},      {"kb", 1e3},    {"m", 1e6},
+      {"mb", 1e6},     {"g", 1e9},      {"gb", 1e9},     {"t", 1e12},    {"tb", 1e12},
+      {"kib", 0x1p10}, {"mib", 0x1p20}, {"gib", 0x1p30}, {"tib", 0x1p40}};
+  double number = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number);
+  std::string unit(CLI::detail::trim_copy(std::string(stop, end)));
+  const auto found = units.find(CLI::detail::to_lower(unit));
+  constexpr double kMost = 0x1p60;
+  if (error == std::errc{} && found != units.end() && number * found->second >= 1 &&
+      number * found->second <= kMost) {
+    return static_cast<std::uint64_t>(number * found->second);
+  }
+  throw CLI::ValidationError(
+      fmt::format("--target-size must be a size such as 60MiB or 1.5GB, found {}", text));
 }
 
 // What a flag or the recipe file says, so that no default may stand in for it.
@@ -405,9 +426,10 @@ void add_allocation_options(CLI::App& sub, Options& options) {
                      "a budget for all of the layers' matrices together, in bits a weight, scales "
                      "included, divided where the running model gains most by it; needs --calib");
   bits->check(CLI::Range(1.0, 16.0))->type_name("X");
-  sub.add_option("--target-size", options.target_size,
-                 "the same, as the size of the whole file: 60MiB, 2GB")
-      ->transform(CLI::AsSizeValue(true))
+  sub.add_option_function<std::string>(
+         "--target-size",
+         [&options](const std::string& text) { options.target_size = parse_size(text); },
+         "the same, as the size of the whole file: 60MiB, 1.5GB")
       ->excludes(bits)
       ->type_name("SIZE");
   sub.add_option("--allocate", options.allocation,

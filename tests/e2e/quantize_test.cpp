@@ -249,7 +249,12 @@ TEST(QuantizeCommand, DividesABudgetAndShowsIt) {
   const auto size = std::filesystem::file_size(made) + 4096;
   run_ok(with({"--quiet", "--target-size", std::to_string(size)}));
   EXPECT_LE(std::filesystem::file_size(made), size);
-  expect_sentence(run_tenfold(with({"--target-size", "60 parsecs"})), 2, "parsecs");
+  const std::string kibibytes = std::to_string(static_cast<double>(size) / 1024) + " KiB";
+  run_ok(with({"--quiet", "--target-size", kibibytes}));
+  EXPECT_LE(std::filesystem::file_size(made), size);
+  for (const char* wrong : {"60 parsecs", "-1GB", "nan", "0", "1e30", "MiB", ""}) {
+    expect_sentence(run_tenfold(with({"--target-size", wrong})), 2, "--target-size");
+  }
   expect_sentence(run_tenfold(with({"--target-size", "1GB", "--target-bits", "2"})), 2,
                   "--target-bits");
   expect_sentence(run_tenfold(with({"--target-bits", "0.5"})), 2, "0.5");
