@@ -8,8 +8,9 @@
 // where layers learn), in a mapped file where that is more than 256 MiB; for the n inputs and m
 // outputs of the widest matrix 12 n^2 bytes while its moments are taken, as much again while they
 // are factored, and four times as much while AWQ looks at a layer; 4 (m + 2 held-out tokens) n
-// while losses are measured; with OmniQuant, 20 bytes a weight of the layer and what
-// omniquant/block.h says.
+// while losses are measured; guided by full precision (FIAS) a second stream and 20 n^2 bytes,
+// aimed also 4 bytes a weight of the matrices that read one input; with OmniQuant, 20 bytes a
+// weight of the layer and what omniquant/block.h says.
 
 #include <filesystem>
 #include <functional>
