@@ -46,6 +46,7 @@ class Front {
   }
   std::vector<Point> take() {
     keep_front(points_);
+    points_.shrink_to_fit();
     return std::move(points_);
   }
 
