@@ -1,7 +1,7 @@
 #pragma once
 // What quantizing did to a layer, for the file, its inspection and reports. Losses are relative
-// square errors of outputs on held-out calibration text, of what `--fias target` aims at where it is
-// asked for, else of full precision's weights on the quantized layers' inputs.
+// square errors of outputs on held-out calibration text, against what `--fias target` aims at where
+// that is asked for, else what the source's weights make of the quantized layers' inputs.
 
 #include <array>
 #include <cstdint>
