@@ -240,6 +240,19 @@ class Allocated : public ::testing::TestWithParam<const char*> {
     return 8 * bytes / weights;
   }
 
+  static std::vector<ModelTensor> tensors_of(const ModelSource& source) {
+    const Family& family = find_family(source);
+    return read_tensors(family, read_spec(family, source), source);
+  }
+  // What the first layer's choices cost and lose.
+  LayerChoices measure(const std::shared_ptr<const ModelSource>& source, const Recipe& recipe,
+                       const std::vector<SensitivityModel::Matrix>& matrices) {
+    SensitivityModel model(source, draw_calibration(*source, {text_, 4, 24, 1}), recipe,
+                           {{"cpu", {2, "", Activations::int8}}, folder_ / "", 1 << 30}, [] {});
+    return model.measure(0, matrices, pool_);
+  }
+
+  ThreadPool pool_{2};
   testing::ScratchFolder folder_;
   std::shared_ptr<const ModelSource> source_ =
       std::make_shared<const ModelSource>(testing::tiny_model(folder_, GetParam()));
@@ -391,6 +404,25 @@ TEST_P(Allocated, GoesOnAfterAnInterruptToTheSameBytes) {
     broken.resume = true;
     EXPECT_EQ(whole, make(name, broken));
   }
+  // After the answer, while matrices are made.
+  expect_error(ErrorCode::cancelled, [&] {
+    quantize(source_, folder_ / "late.gguf", with,
+             [](std::uint64_t done, std::uint64_t total) { return done < total / 2; });
+  });
+  with.resume = true;
+  EXPECT_EQ(whole, make("late.gguf", with));
+}
+
+// Of the first layer, each matrix with these choices of groups of 32.
+std::vector<SensitivityModel::Matrix> first_layer(const std::vector<ModelTensor>& tensors,
+                                                  const std::vector<int>& bits) {
+  std::vector<SensitivityModel::Matrix> matrices;
+  for (const ModelTensor& tensor : tensors) {
+    if (!tensor.info.is_matrix() || layer_of(tensor.info.name) != 0) continue;
+    matrices.push_back({tensor.info.name, &tensor.rows, layer_matrix(tensor.info.name), {}, 0});
+    for (const int b : bits) matrices.back().choices.push_back({b, 32, MinKind::f16, 0, 4});
+  }
+  return matrices;
 }
 
 // A choice that gives the very weights says nothing of the others' effect on the last loss.
@@ -402,26 +434,11 @@ TEST_P(Allocated, JudgesByAChoiceThatHasAnError) {
   exact.recipe.range = RangeKind::minmax;
   make("exact.gguf", exact);
   const auto source = std::make_shared<const ModelSource>(folder_ / "exact.gguf");
-  const Family& family = find_family(*source);
-  const DecoderSpec spec = read_spec(family, *source);
-  const std::vector<ModelTensor> tensors = read_tensors(family, spec, *source);
-  std::vector<SensitivityModel::Matrix> matrices;
-  for (const ModelTensor& tensor : tensors) {
-    if (!tensor.info.is_matrix() || layer_of(tensor.info.name) != 0) continue;
-    matrices.push_back({tensor.info.name,
-                        &tensor.rows,
-                        layer_matrix(tensor.info.name),
-                        {{4, 32, MinKind::f16, 0, 4}, {2, 32, MinKind::f16, 0, 4}},
-                        0});
-  }
-  const Calibration calibration = draw_calibration(*source, {text_, 4, 24, 1});
-  ThreadPool pool(2);
+  const auto tensors = tensors_of(*source);
+  const auto matrices = first_layer(tensors, {4, 2});
   const auto losses = [&](Sensitivity sensitivity) {
-    Recipe recipe = exact.recipe;
-    recipe.allocate.sensitivity = sensitivity;
-    SensitivityModel model(source, calibration, recipe,
-                           {{"cpu", {2, "", Activations::int8}}, folder_ / "", 1 << 30}, [] {});
-    return model.measure(0, matrices, pool);
+    exact.recipe.allocate.sensitivity = sensitivity;
+    return measure(source, exact.recipe, matrices);
   };
   const LayerChoices block = losses(Sensitivity::block);
   const LayerChoices scaled = losses(Sensitivity::scaled);
@@ -436,6 +453,30 @@ TEST_P(Allocated, JudgesByAChoiceThatHasAnError) {
         << matrices[m].name;
   }
   EXPECT_GT(largest, 1e-4);
+}
+
+// The same error made twice is four times as large in the square: what two add is twice the one.
+TEST_P(Allocated, ErrorsOfTwoMatricesAddUp) {
+  const auto tensors = tensors_of(*source_);
+  std::vector<SensitivityModel::Matrix> matrices = first_layer(tensors, {1, 2});
+  matrices = {matrices[0], matrices[0], matrices[1]};
+  Recipe recipe = options(Allocation::none, 0).recipe;
+  recipe.allocate.sensitivity = Sensitivity::block;
+  const LayerChoices made = measure(source_, recipe, matrices);
+  ASSERT_EQ(made.cross.size(), 36u);
+  const auto cross = [&](std::size_t i, std::size_t j) { return made.cross[i * 6 + j]; };
+  const auto loss = [&](std::size_t i) { return made.matrices[i / 2].loss[i % 2]; };
+  for (std::size_t c = 0; c < 2; ++c) {
+    EXPECT_GT(loss(c), 0);
+    EXPECT_NEAR(cross(c, 2 + c), 2 * loss(c), 1e-6 * loss(c)) << c;
+    EXPECT_NEAR(loss_of(made, {c, c, 0}) - loss(4) - cross(c, 4) - cross(2 + c, 4), 4 * loss(c),
+                1e-6 * loss(c));
+  }
+  for (std::size_t i = 0; i < 4; ++i) {  // another matrix errs otherwise
+    EXPECT_LT(std::fabs(cross(i, 4)), 1.9 * std::sqrt(loss(i) * loss(4))) << i;
+  }
+  recipe.allocate.cross = false;
+  EXPECT_TRUE(measure(source_, recipe, matrices).cross.empty());
 }
 
 // Fewer bits are expected to cost more, and do.
