@@ -8,6 +8,10 @@ namespace {
 
 constexpr const char* kIdentityFile = "identity.json";
 
+std::filesystem::path work_folder(const std::filesystem::path& output) {
+  return output.string() + ".work";
+}
+
 std::string read_all(const std::filesystem::path& path) {
   const MappedFile file(path);
   return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
@@ -17,9 +21,8 @@ std::string read_all(const std::filesystem::path& path) {
 
 Checkpoint::Checkpoint(const std::filesystem::path& output, const std::string& identity,
                        Start start, bool replace)
-    : folder_(output.string() + ".work") {
-  const bool exists = std::filesystem::exists(folder_ / kIdentityFile);
-  if (exists && start == Start::resume) {
+    : folder_(work_folder(output)) {
+  if (start == Start::resume && std::filesystem::exists(folder_ / kIdentityFile)) {
     if (read_all(folder_ / kIdentityFile) == identity) return;
     if (!replace)
       throw_error(
@@ -41,12 +44,12 @@ Checkpoint::Checkpoint(const std::filesystem::path& output, const std::string& i
 }
 
 void Checkpoint::refuse_leftovers(const std::filesystem::path& output) {
-  const std::string folder = output.string() + ".work";
-  if (!std::filesystem::exists(std::filesystem::path(folder) / kIdentityFile)) return;
+  const std::filesystem::path folder = work_folder(output);
+  if (!std::filesystem::exists(folder / kIdentityFile)) return;
   throw_error(ErrorCode::bad_request,
               "{} holds the work of an interrupted run: --resume goes on with it, --force starts "
               "anew",
-              folder);
+              folder.string());
 }
 
 std::filesystem::path Checkpoint::layer_path(std::int64_t index) const {

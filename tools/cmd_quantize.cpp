@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <cmath>
 #include <fstream>
-#include <map>
 #include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
@@ -109,19 +109,20 @@ void set_search(const Options& options, SearchOptions& search) {
 
 // "60MiB", "1.5 GB", "900000": in bytes.
 std::uint64_t parse_size(const std::string& text) {
-  static const std::map<std::string, double, std::less<>> units = {
-      {"", 1},         {"b", 1},        {"k", 1e3},      {"kb", 1e3},    {"m", 1e6},
-      {"mb", 1e6},     {"g", 1e9},      {"gb", 1e9},     {"t", 1e12},    {"tb", 1e12},
-      {"kib", 0x1p10}, {"mib", 0x1p20}, {"gib", 0x1p30}, {"tib", 0x1p40}};
-  double number = 0;
+  double bytes = 0;
   const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, number);
-  std::string unit(CLI::detail::trim_copy(std::string(stop, end)));
-  const auto found = units.find(CLI::detail::to_lower(unit));
+  const auto [stop, error] = std::from_chars(text.data(), end, bytes);
+  std::string unit = CLI::detail::to_lower(CLI::detail::trim_copy(std::string(stop, end)));
+  if (unit.ends_with('b')) unit.pop_back();
+  const bool binary = unit.ends_with('i');
+  if (binary) unit.pop_back();
+  // 0: without a prefix, or npos + 1.
+  const std::size_t power = unit.empty() ? 0 : std::string_view("kmgtpe").find(unit) + 1;
+  const bool known = power > 0 ? unit.size() == 1 : unit.empty() && !binary;
+  bytes *= std::pow(binary ? 1024.0 : 1000.0, static_cast<double>(power));
   constexpr double kMost = 0x1p60;
-  if (error == std::errc{} && found != units.end() && number * found->second >= 1 &&
-      number * found->second <= kMost) {
-    return static_cast<std::uint64_t>(number * found->second);
+  if (error == std::errc{} && known && bytes >= 1 && bytes <= kMost) {
+    return static_cast<std::uint64_t>(bytes);
   }
   throw CLI::ValidationError(
       fmt::format("--target-size must be a size such as 60MiB or 1.5GB, found {}", text));

@@ -56,6 +56,10 @@ LayerChoices read_choices(const nlohmann::json& json,
   return layer;
 }
 
+double bits_of(std::int64_t bytes, std::int64_t weights) {
+  return 8.0 * static_cast<double>(bytes) / static_cast<double>(weights);
+}
+
 bool same(const Widths& a, const Widths& b) {
   return a.bits == b.bits && a.mixed == b.mixed && (a.mixed == 0 || a.high_bits == b.high_bits);
 }
@@ -109,7 +113,7 @@ class AllocationRun {
     }
     std::vector<LayerAnswer> answers = solve_budget(layers, budget_);
     // Rules, further tensors and their padding: known only once the answer is.
-    for (std::int64_t over = 0; (over = too_large(answers)) > 0;) {
+    for (std::int64_t over = too_large(answers); over > 0; over = too_large(answers)) {
       budget_ -= over;
       answers = solve_budget(layers, budget_);
     }
@@ -162,7 +166,7 @@ class AllocationRun {
       rest_ = static_cast<std::int64_t>(size.file - size.layers) + spec_.layers * kLossBytes;
       budget_ = target_bytes() - rest_;
     }
-    target_bits_ = 8.0 * static_cast<double>(budget_) / static_cast<double>(elements_);
+    target_bits_ = bits_of(budget_, elements_);
   }
 
   // What the cheapest and the dearest choices cost follows from their layouts.
@@ -196,8 +200,7 @@ class AllocationRun {
     if (options_.recipe.allocate.target_bytes > 0) {
       return fmt::format("{} bytes", layers + rest_);
     }
-    return fmt::format("{:.3f} bits a weight",
-                       8.0 * static_cast<double>(layers) / static_cast<double>(elements_));
+    return fmt::format("{:.3f} bits a weight", bits_of(layers, elements_));
   }
 
   static bool is_layer_matrix(const ModelTensor& tensor) {
@@ -214,8 +217,8 @@ class AllocationRun {
           allocation_choices(options_.recipe, tensor.rows.cols(), target_bits_)};
       double nearest = 0;
       for (std::size_t c = 0; c < matrix.choices.size(); ++c) {
-        const double bits = 8.0 * static_cast<double>(bytes_of(tensor.rows, matrix.choices[c])) /
-                            static_cast<double>(tensor.rows.rows() * tensor.rows.cols());
+        const double bits = bits_of(bytes_of(tensor.rows, matrix.choices[c]),
+                                    tensor.rows.rows() * tensor.rows.cols());
         const double away = std::fabs(bits - target_bits_);
         if (c > 0 && away >= nearest) continue;
         nearest = away;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <span>
 
 #include "kernels/error.h"
@@ -10,11 +9,9 @@
 namespace tenfold {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int kBisections = 100;
 // Of the sums' own rounding: a bound may be off by it.
 constexpr double kSlack = 1e-9;
-constexpr std::size_t kMostAtOnce = std::size_t{1} << 20;  // points, before those beaten go
 
 struct Point {
   std::int64_t cost;
@@ -35,26 +32,6 @@ void keep_front(std::vector<Point>& points) {
   points.resize(kept);
 }
 
-// A list of points that holds little more than those that no other beats.
-class Front {
- public:
-  void add(const Point& point) {
-    points_.push_back(point);
-    if (points_.size() < limit_) return;
-    keep_front(points_);
-    limit_ = std::max(kMostAtOnce, 2 * points_.size());
-  }
-  std::vector<Point> take() {
-    keep_front(points_);
-    points_.shrink_to_fit();
-    return std::move(points_);
-  }
-
- private:
-  std::vector<Point> points_;
-  std::size_t limit_ = kMostAtOnce;
-};
-
 class Combinations {
  public:
   explicit Combinations(const LayerChoices& layer) : layer_(layer), all_(layer.choices()) {
@@ -67,13 +44,16 @@ class Combinations {
 
   std::vector<Point> front() {
     visit(0, {0, 0.0, 0});
-    return front_.take();
+    keep_front(points_);
+    points_.shrink_to_fit();  // not with the room of all that were beaten
+    return std::move(points_);
   }
 
  private:
   void visit(std::size_t m, const Point& so_far) {
     if (m == layer_.matrices.size()) {
-      front_.add(so_far);
+      points_.push_back(so_far);
+      if (points_.size() > kMostAtOnce) keep_front(points_);
       return;
     }
     const MatrixChoices& matrix = layer_.matrices[m];
@@ -88,11 +68,12 @@ class Combinations {
     }
   }
 
+  static constexpr std::size_t kMostAtOnce = std::size_t{1} << 20;
   const LayerChoices& layer_;
   std::size_t all_;
   std::vector<std::size_t> first_;   // choice of each matrix
   std::vector<std::size_t> chosen_;  // of the matrices so far
-  Front front_;
+  std::vector<Point> points_;
 };
 
 LayerAnswer answer_of(const LayerChoices& layer, std::uint64_t index) {
@@ -170,7 +151,7 @@ class Joined {
   std::vector<Point> step(const std::vector<Point>& states, std::size_t k) const {
     const std::vector<Point>& front = fronts_[k];
     const double slack = kSlack * (std::fabs(most_) + price_ * static_cast<double>(budget_));
-    Front next;
+    std::vector<Point> next;
     for (std::size_t s = 0; s < states.size(); ++s) {
       for (std::size_t p = 0; p < front.size(); ++p) {
         const std::int64_t cost = states[s].cost + front[p].cost;
@@ -178,10 +159,11 @@ class Joined {
         const double loss = states[s].loss + front[p].loss;
         const double reached = loss + bound_[k + 1] + price_ * static_cast<double>(cost - budget_);
         if (reached > most_ + slack) continue;
-        next.add({cost, loss, static_cast<std::uint64_t>(s * front.size() + p)});
+        next.push_back({cost, loss, static_cast<std::uint64_t>(s * front.size() + p)});
       }
     }
-    return next.take();
+    keep_front(next);
+    return next;
   }
 
   const std::vector<std::vector<Point>>& fronts_;

@@ -249,10 +249,14 @@ TEST(QuantizeCommand, DividesABudgetAndShowsIt) {
   const auto size = std::filesystem::file_size(made) + 4096;
   run_ok(with({"--quiet", "--target-size", std::to_string(size)}));
   EXPECT_LE(std::filesystem::file_size(made), size);
-  const std::string kibibytes = std::to_string(static_cast<double>(size) / 1024) + " KiB";
-  run_ok(with({"--quiet", "--target-size", kibibytes}));
-  EXPECT_LE(std::filesystem::file_size(made), size);
-  for (const char* wrong : {"60 parsecs", "-1GB", "nan", "0", "1e30", "MiB", ""}) {
+  for (const char* unit : {" KiB", "ki"}) {
+    const std::string kibibytes = std::to_string(static_cast<double>(size) / 1024) + unit;
+    run_ok(with({"--quiet", "--target-size", kibibytes}));
+    EXPECT_LE(std::filesystem::file_size(made), size);
+    EXPECT_GT(std::filesystem::file_size(made), size / 2);
+  }
+  for (const char* wrong :
+       {"60 parsecs", "-1GB", "nan", "0", "1e30", "MiB", "1kibb", "1i", "1x", ""}) {
     expect_sentence(run_tenfold(with({"--target-size", wrong})), 2, "--target-size");
   }
   expect_sentence(run_tenfold(with({"--target-size", "1GB", "--target-bits", "2"})), 2,
